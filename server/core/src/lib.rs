@@ -1,0 +1,16 @@
+//! The replicated state machine of kvd and its read views: pure, without I/O, clock or runtime.
+//!
+//! Two nouns carry it. An [`outcome::Applied`] says what applying one committed entry did and is the only
+//! way facts leave. A view is an immutable, cheap picture of everything applied up to one index; every reader
+//! takes one.
+//!
+//! Four counters are never confused: *index* (position in the Raft log), *term*, *revision* (the store's
+//! counter) and *version* (puts of one key since its creation); see [`ids`].
+
+pub mod checkpoint;
+pub mod command;
+pub mod event;
+pub mod ids;
+pub mod limits;
+pub mod outcome;
+pub mod range;
