@@ -1,0 +1,178 @@
+//! Reads everything that the last meta covers, and proves that it is everything.
+//!
+//! Used on opening and by every visit: each item's checksum, the completeness of each record, the number of
+//! records and the digest over their names must agree with the meta.
+
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
+
+use bytes::Bytes;
+use kvd_core::checkpoint::StoreError;
+
+use super::items::Assembly;
+use super::keys::{self, Name};
+use super::meta::{Covered, digest};
+use super::{SledStore, failed, items};
+
+type Visit<'a> = &'a mut dyn FnMut(Name, Bytes) -> Result<(), StoreError>;
+
+/// What a scan found.
+#[derive(Default)]
+struct Found {
+    records: u64,
+    digest: u64,
+}
+
+/// Visits every live record of one kind, in order, and checks that their number is the meta's.
+pub(super) fn visit(store: &SledStore, kind: u8, visit: Visit<'_>) -> Result<(), StoreError> {
+    let _visits = store.visits.read().unwrap_or_else(PoisonError::into_inner);
+    let covered = store.covered.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let Some(Covered { meta, .. }) = covered else {
+        return Ok(());
+    };
+    let dead = garbage_until(&store.tree, meta.sequence)?;
+    let found = scan(&store.tree, kind, meta.sequence, &dead, visit)?;
+    let claimed = if kind == keys::BLOCK { meta.blocks } else { meta.rows };
+    if found.records != claimed {
+        return Err(incomplete(kind, found.records, claimed));
+    }
+    Ok(())
+}
+
+/// Finds the last committed meta, deletes what an unfinished commit left above it, and proves the rest.
+pub(super) fn recover(tree: &sled::Db, witnessed: Option<u64>) -> Result<Option<Covered>, StoreError> {
+    let covered = last_meta(tree)?;
+    let sequence = covered.as_ref().map_or(0, |covered| covered.meta.sequence);
+    if sequence < witnessed.unwrap_or(0) {
+        return Err(StoreError::Corrupt(format!(
+            "checkpoint {} was committed, the last one found is {sequence}",
+            witnessed.unwrap_or(0)
+        )));
+    }
+    drop_above(tree, sequence)?;
+    let dead = garbage_until(tree, sequence)?;
+    let blocks = scan(tree, keys::BLOCK, sequence, &dead, &mut |_, _| Ok(()))?;
+    let rows = scan(tree, keys::ROW, sequence, &dead, &mut |_, _| Ok(()))?;
+    if let Some(Covered { meta, digest }) = &covered {
+        for (kind, found, claimed) in
+            [(keys::BLOCK, blocks.records, meta.blocks), (keys::ROW, rows.records, meta.rows)]
+        {
+            if found != claimed {
+                return Err(incomplete(kind, found, claimed));
+            }
+        }
+        if blocks.digest.wrapping_add(rows.digest) != *digest {
+            return Err(StoreError::Corrupt("records are not those of the meta".to_owned()));
+        }
+    }
+    Ok(covered)
+}
+
+fn incomplete(kind: u8, found: u64, claimed: u64) -> StoreError {
+    let what = if kind == keys::BLOCK { "blocks" } else { "rows" };
+    StoreError::Corrupt(format!("{found} {what} found, the meta covers {claimed}"))
+}
+
+/// The meta with the highest sequence that is complete; one cut short was never committed.
+fn last_meta(tree: &sled::Db) -> Result<Option<Covered>, StoreError> {
+    let mut last = None;
+    each_record(tree, keys::META, &mut |name, _, assembly| {
+        let payload = assembly?.finish();
+        if let Some(payload) = payload {
+            let covered = Covered::decode(&payload)
+                .filter(|covered| covered.meta.sequence == name.sequence())
+                .ok_or_else(|| StoreError::Corrupt("a meta cannot be read".to_owned()))?;
+            last = Some(covered);
+        }
+        Ok(())
+    })?;
+    Ok(last)
+}
+
+/// Deletes, durably, every record of a sequence above the last meta's.
+fn drop_above(tree: &sled::Db, sequence: u64) -> Result<(), StoreError> {
+    let mut dropped = false;
+    for key in tree.iter().keys() {
+        let key = key.map_err(failed)?;
+        let Some((name, _)) = Name::parse(&key) else {
+            return Err(StoreError::Corrupt(format!("unknown key {}", items::hex(&key))));
+        };
+        if name.sequence() > sequence {
+            tree.remove(&key).map_err(failed)?;
+            dropped = true;
+        }
+    }
+    if dropped {
+        tree.flush().map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Names of all records that are garbage as of a checkpoint.
+fn garbage_until(tree: &sled::Db, sequence: u64) -> Result<BTreeSet<Vec<u8>>, StoreError> {
+    let mut dead = BTreeSet::new();
+    each_record(tree, keys::GARBAGE, &mut |name, _, assembly| {
+        assembly?;
+        if let Name::Garbage { dead: record, sequence: since } = name
+            && since <= sequence
+        {
+            dead.insert(record);
+        }
+        Ok(())
+    })?;
+    Ok(dead)
+}
+
+/// Visits the live records of one kind.
+fn scan(
+    tree: &sled::Db,
+    kind: u8,
+    sequence: u64,
+    dead: &BTreeSet<Vec<u8>>,
+    visit: Visit<'_>,
+) -> Result<Found, StoreError> {
+    let mut found = Found::default();
+    each_record(tree, kind, &mut |name, bytes, assembly| {
+        if name.sequence() > sequence || dead.contains(bytes) {
+            return Ok(());
+        }
+        let payload = assembly?.finish().ok_or_else(|| {
+            StoreError::Corrupt(format!("record {} is incomplete", items::hex(bytes)))
+        })?;
+        found.records += 1;
+        found.digest = found.digest.wrapping_add(digest(bytes));
+        visit(name, payload)
+    })?;
+    Ok(found)
+}
+
+type Each<'a> = &'a mut dyn FnMut(Name, &[u8], Result<Assembly, StoreError>) -> Result<(), StoreError>;
+
+/// Groups the items of one kind into records. An item's damage is handed on, because it does not matter in a
+/// record that is garbage.
+fn each_record(tree: &sled::Db, kind: u8, each: Each<'_>) -> Result<(), StoreError> {
+    let mut current: Option<(Name, Vec<u8>, Result<Assembly, StoreError>)> = None;
+    for item in tree.scan_prefix([kind]) {
+        let (key, value) = item.map_err(failed)?;
+        let Some((name, chunk)) = Name::parse(&key) else {
+            return Err(StoreError::Corrupt(format!("unknown key {}", items::hex(&key))));
+        };
+        let bytes = &key[..key.len() - 4];
+        if let Some((done, done_bytes, assembly)) =
+            current.take_if(|(_, current_bytes, _)| current_bytes.as_slice() != bytes)
+        {
+            each(done, &done_bytes, assembly)?;
+        }
+        let (_, _, assembly) =
+            current.get_or_insert_with(|| (name, bytes.to_vec(), Ok(Assembly::default())));
+        if let Ok(so_far) = assembly
+            && let Err(damage) = so_far.push(&key, chunk, &value)
+        {
+            *assembly = Err(StoreError::Corrupt(damage));
+        }
+    }
+    match current {
+        Some((name, bytes, assembly)) => each(name, &bytes, assembly),
+        None => Ok(()),
+    }
+}
