@@ -1,1 +1,27 @@
-//! (to be written)
+//! A client of etcd's v3 interface: kvd's, or any etcd's.
+//!
+//! Promises that every call ends by its deadline, that a call goes to another endpoint when one
+//! fails, and that a write is never sent twice unless it is certain that the first time nothing
+//! happened. Where that is not certain the caller gets [`Error::Unknown`]. Speaks the messages of
+//! the wire; knows nothing of how servers carry them out.
+
+mod channel;
+mod cluster;
+mod endpoint;
+mod error;
+mod etcd_error;
+mod kv;
+mod lease;
+mod maintenance;
+mod options;
+mod picker;
+mod range_end;
+
+pub use kvd_proto as proto;
+
+pub use crate::channel::Client;
+pub use crate::error::Error;
+pub use crate::etcd_error::EtcdError;
+pub use crate::kv::RangeStream;
+pub use crate::options::Options;
+pub use crate::range_end::{FROM_KEY, prefix_end};

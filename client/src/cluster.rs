@@ -1,0 +1,26 @@
+//! Membership: reading it (behaviour.md §5).
+
+use kvd_proto::etcdserverpb::cluster_client::ClusterClient;
+use kvd_proto::etcdserverpb::{MemberListRequest, MemberListResponse};
+
+use crate::channel::{Client, Effect};
+use crate::error::Error;
+
+impl Client {
+    /// Lists the members; linearizable.
+    pub async fn member_list(&self) -> Result<MemberListResponse, Error> {
+        self.members(MemberListRequest { linearizable: true }).await
+    }
+
+    /// Lists the members as far as the asked member knows them.
+    pub async fn member_list_serializable(&self) -> Result<MemberListResponse, Error> {
+        self.members(MemberListRequest { linearizable: false }).await
+    }
+
+    async fn members(&self, request: MemberListRequest) -> Result<MemberListResponse, Error> {
+        let send = |channel, request| async move {
+            ClusterClient::new(channel).member_list(request).await
+        };
+        self.call(Effect::Reads, request, send).await
+    }
+}

@@ -1,0 +1,35 @@
+//! What a client must be told.
+
+use std::time::Duration;
+
+/// How to reach a cluster. [`Options::new`] takes what etcd's own command line takes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `host:port` or `http://host:port`, one for each member that may be asked.
+    pub endpoints: Vec<String>,
+    /// At most so long for one connection to be made.
+    pub connect_timeout: Duration,
+    /// At most so long for one call, attempts and pauses included.
+    pub request_timeout: Duration,
+    /// A read waits so long for an endpoint before it asks another; doubled at every attempt.
+    pub attempt_timeout: Duration,
+    /// A connection with calls under way is probed this often.
+    pub keep_alive_interval: Duration,
+    /// A probe unanswered for so long ends the connection.
+    pub keep_alive_timeout: Duration,
+}
+
+impl Options {
+    /// The timeouts are etcdctl's, but for the probes' interval: etcd's servers end connections
+    /// that are probed more often than every 5 s (behaviour.md §10.1).
+    pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
+        Self {
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
+            connect_timeout: Duration::from_secs(2),
+            request_timeout: Duration::from_secs(5),
+            attempt_timeout: Duration::from_secs(2),
+            keep_alive_interval: Duration::from_secs(6),
+            keep_alive_timeout: Duration::from_secs(6),
+        }
+    }
+}
