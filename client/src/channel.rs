@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Verdict, describe, is_worth_reading_again, judge, refusal};
@@ -26,6 +26,9 @@ use crate::picker::Picker;
 /// Largest answer that is taken, in bytes; etcd's client and server have the same limit
 /// (behaviour.md §10.1).
 pub(crate) const ANSWER_BYTES_MAX: usize = i32::MAX as usize;
+
+/// What etcd's own clients say when the deadline has passed.
+const NO_ANSWER: &str = "context deadline exceeded";
 
 /// A client of one cluster. Clones share its connections.
 #[derive(Clone)]
@@ -135,40 +138,38 @@ impl Client {
             attempt.set_timeout(deadline.saturating_duration_since(Instant::now()));
             let until = self.attempt_end(effect, attempts, deadline);
             let answer = timeout_at(until, send(endpoint.channel.clone(), attempt)).await;
-            let status = match answer {
+            let failure = match answer {
                 Ok(Ok(answer)) => {
                     self.picker().succeeded(at);
                     return Ok(answer.into_inner());
                 }
-                Ok(Err(status)) => status,
-                Err(_) => Status::deadline_exceeded("context deadline exceeded"),
+                Ok(Err(status)) => Some(status),
+                Err(_) => None,
             };
-            last = format!("{}: {}", endpoint.name, describe(&status));
-            self.settle(effect, at, &status, until < deadline)?;
+            let reason = failure.as_ref().map_or_else(|| NO_ANSWER.to_owned(), describe);
+            last = format!("{}: {reason}", endpoint.name);
+            self.settle(effect, at, failure.as_ref())?;
             attempts += 1;
         }
     }
 
-    /// Returns when the request may be tried again, and notes how the endpoint did.
-    fn settle(
-        &self,
-        effect: Effect,
-        at: usize,
-        status: &Status,
-        cut_short: bool,
-    ) -> Result<(), Error> {
-        let verdict = judge(status);
-        if verdict == Verdict::Refused {
+    /// Returns when the request may be tried again, and notes how the endpoint did. No status means
+    /// that the endpoint was silent.
+    fn settle(&self, effect: Effect, at: usize, failure: Option<&Status>) -> Result<(), Error> {
+        let verdict = failure.map_or(Verdict::MayBeDone, judge);
+        if let (Verdict::Refused, Some(status)) = (&verdict, failure) {
             self.picker().succeeded(at);
             return Err(refusal(status));
         }
         self.picker().failed(at, Instant::now().into_std());
-        match (effect, verdict) {
-            (_, Verdict::NotDone) => Ok(()),
-            (Effect::Writes, _) => Err(Error::Unknown { reason: describe(status) }),
-            (Effect::Reads, _) if is_worth_reading_again(status) => Ok(()),
-            (Effect::Reads, _) if cut_short && status.code() == Code::DeadlineExceeded => Ok(()),
-            (Effect::Reads, _) => Err(refusal(status)),
+        match (effect, failure) {
+            _ if verdict == Verdict::NotDone => Ok(()),
+            (Effect::Writes, Some(status)) => Err(Error::Unknown { reason: describe(status) }),
+            (Effect::Writes, None) => Err(Error::Unknown { reason: NO_ANSWER.to_owned() }),
+            (Effect::Reads, Some(status)) if !is_worth_reading_again(status) => {
+                Err(refusal(status))
+            }
+            (Effect::Reads, _) => Ok(()),
         }
     }
 

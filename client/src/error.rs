@@ -107,7 +107,8 @@ pub(crate) fn is_worth_reading_again(status: &Status) -> bool {
         // The server's own words under the codes Unknown and Internal are decisions about the
         // request; the transport's failures have a source and no words of a server.
         Verdict::MayBeDone => {
-            status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
+            matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
+                || std::error::Error::source(status).is_some()
         }
     }
 }
@@ -173,7 +174,8 @@ mod tests {
     }
 
     #[test]
-    fn reads_go_on_after_unavailable_only() {
+    fn reads_go_on_unless_the_server_decided() {
+        assert!(is_worth_reading_again(&Status::deadline_exceeded("context deadline exceeded")));
         assert!(is_worth_reading_again(&Status::unavailable("etcdserver: leader changed")));
         assert!(!is_worth_reading_again(&Status::unknown("etcdserver: request cancelled")));
         assert!(!is_worth_reading_again(&Status::out_of_range(EtcdError::Compacted.text())));
