@@ -39,6 +39,20 @@ pub enum Table {
     Alarm = 4,
     /// Single values of the cluster: its version, for one.
     Cluster = 5,
+    /// Records that compaction took from blocks that still stand: first change and sequence to a mask.
+    ///
+    /// Without it a block that holds an old put, and outlives the block with that key's tombstone, would
+    /// bring the key back when the index is rebuilt. Differs between members, so it is in no hash.
+    Dead = 6,
+}
+
+impl Table {
+    /// The table of that number, as its rows name it on disk.
+    pub fn from_number(number: u8) -> Option<Self> {
+        let all =
+            [Self::Lease, Self::Member, Self::Removed, Self::Alarm, Self::Cluster, Self::Dead];
+        all.into_iter().find(|table| *table as u8 == number)
+    }
 }
 
 /// What a checkpoint says of itself, written last.

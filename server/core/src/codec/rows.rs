@@ -1,0 +1,151 @@
+//! The bytes of a checkpoint's meta and table rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::DecodeError;
+use super::wire::{Reader, Writer};
+use crate::checkpoint::Meta;
+use crate::command::Membership;
+use crate::ids::{ChangeId, Incarnation, Index, LogId, MemberId, Revision};
+use crate::lease::table::LeaseTerms;
+use crate::tables::Member;
+
+/// Version of the formats of this file.
+const VERSION: u8 = 1;
+
+/// Encodes a membership with the id of the entry that put it into force.
+pub fn encode_membership(membership: &(Option<LogId>, Membership)) -> Bytes {
+    let mut out = Writer::versioned(VERSION);
+    write_membership(&mut out, membership);
+    out.finish()
+}
+
+/// Decodes a membership with the id of the entry that put it into force.
+pub fn decode_membership(input: Bytes) -> Result<(Option<LogId>, Membership), DecodeError> {
+    let mut input = Reader::versioned(input, VERSION)?;
+    let membership = read_membership(&mut input)?;
+    input.finish()?;
+    Ok(membership)
+}
+
+/// Encodes a checkpoint's meta.
+pub fn encode_meta(meta: &Meta) -> Bytes {
+    let mut out = Writer::versioned(VERSION);
+    out.u64(meta.sequence);
+    out.log_id(meta.applied);
+    write_membership(&mut out, &meta.membership);
+    out.revision(meta.revision);
+    out.option(meta.compacted, Writer::revision);
+    out.fixed_u64(meta.live_hash);
+    out.fixed_u64(meta.history_hash);
+    out.u64(meta.blocks);
+    out.u64(meta.rows);
+    out.finish()
+}
+
+/// Decodes a checkpoint's meta.
+pub fn decode_meta(input: Bytes) -> Result<Meta, DecodeError> {
+    let mut input = Reader::versioned(input, VERSION)?;
+    let meta = Meta {
+        sequence: input.u64()?,
+        applied: input.log_id()?,
+        membership: read_membership(&mut input)?,
+        revision: input.revision()?,
+        compacted: input.option(Reader::revision)?,
+        live_hash: input.fixed_u64()?,
+        history_hash: input.fixed_u64()?,
+        blocks: input.u64()?,
+        rows: input.u64()?,
+    };
+    input.finish()?;
+    Ok(meta)
+}
+
+fn write_membership(out: &mut Writer, (log_id, membership): &(Option<LogId>, Membership)) {
+    out.option(*log_id, Writer::log_id);
+    out.u64(membership.voters.len() as u64);
+    for voters in &membership.voters {
+        out.u64(voters.len() as u64);
+        for voter in voters {
+            out.u64(voter.0);
+        }
+    }
+    out.u64(membership.nodes.len() as u64);
+    for (member, urls) in &membership.nodes {
+        out.u64(member.0);
+        out.strings(urls);
+    }
+}
+
+fn read_membership(input: &mut Reader) -> Result<(Option<LogId>, Membership), DecodeError> {
+    let log_id = input.option(Reader::log_id)?;
+    let voters = input.list(|input| {
+        let voters = input.list(|input| input.u64().map(MemberId))?;
+        Ok(voters.into_iter().collect::<BTreeSet<_>>())
+    })?;
+    let nodes = input.list(|input| Ok((MemberId(input.u64()?), input.strings()?)))?;
+    let nodes = nodes.into_iter().collect::<BTreeMap<_, _>>();
+    Ok((log_id, Membership { voters, nodes }))
+}
+
+/// Row of a lease.
+pub(crate) fn encode_lease(terms: LeaseTerms) -> Bytes {
+    let mut out = Writer::versioned(VERSION);
+    out.i64(terms.ttl_seconds);
+    out.u64(terms.granted_at.0);
+    out.finish()
+}
+
+/// Reads the row of a lease.
+pub(crate) fn decode_lease(input: Bytes) -> Result<LeaseTerms, DecodeError> {
+    let mut input = Reader::versioned(input, VERSION)?;
+    let terms = LeaseTerms { ttl_seconds: input.i64()?, granted_at: Index(input.u64()?) };
+    input.finish()?;
+    Ok(terms)
+}
+
+/// Row of a member.
+pub(crate) fn encode_member(member: &Member) -> Bytes {
+    let mut out = Writer::versioned(VERSION);
+    out.bytes(member.name.as_bytes());
+    out.strings(&member.peer_urls);
+    out.strings(&member.client_urls);
+    out.flag(member.is_learner);
+    out.option(member.incarnation, |out, incarnation| out.u64(incarnation.0));
+    out.finish()
+}
+
+/// Reads the row of a member.
+pub(crate) fn decode_member(input: Bytes) -> Result<Member, DecodeError> {
+    let mut input = Reader::versioned(input, VERSION)?;
+    let member = Member {
+        name: input.string()?,
+        peer_urls: input.strings()?,
+        client_urls: input.strings()?,
+        is_learner: input.flag("is_learner")?,
+        incarnation: input.option(|input| input.u64().map(Incarnation))?,
+    };
+    input.finish()?;
+    Ok(member)
+}
+
+/// A block's first change and sequence as a row's id: big-endian, so that rows sort as blocks do.
+pub(crate) fn encode_change_key(first: ChangeId, sequence: u64) -> Bytes {
+    let mut out = Writer::default();
+    out.fixed_u64(first.main.0.cast_unsigned());
+    out.fixed_u32(first.sub);
+    out.fixed_u64(sequence);
+    out.finish()
+}
+
+/// Reads a row's id that names a block.
+pub(crate) fn decode_change_key(input: Bytes) -> Result<(ChangeId, u64), DecodeError> {
+    let mut input = Reader::new(input);
+    let main = Revision(input.fixed_u64()?.cast_signed());
+    let first = ChangeId { main, sub: input.fixed_u32()? };
+    let sequence = input.fixed_u64()?;
+    input.finish()?;
+    Ok((first, sequence))
+}

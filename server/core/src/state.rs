@@ -1,0 +1,402 @@
+//! The replicated state: applied entry by entry by one writer, read through [`View`]s by everyone else.
+//!
+//! What [`State::apply`] does depends on the state and the entry alone: no clock, no randomness, no
+//! configuration (invariant 1). Nothing is durable here: [`State::checkpoint`] says what a checkpoint must write.
+
+mod check;
+mod open;
+
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+
+use crate::checkpoint::{Checkpoint, CheckpointStore, Meta, Table};
+use crate::codec::{decode_proposal, encode_lease};
+use crate::command::{
+    AlarmKind, Command, Compact, DeleteRange, Entry, LeaseExpire, LeaseGrant, Membership, Put, Txn,
+};
+use crate::event::Event;
+use crate::ids::{Index, LeaseId, LogId, Revision};
+use crate::lease::table::LeaseTerms;
+use crate::limits::LEASE_TTL_SECONDS_MAX;
+use crate::mvcc::compact::{self, Sweep};
+use crate::mvcc::history::ReadError;
+use crate::mvcc::write::Writing;
+use crate::mvcc::{Shared, txn};
+use crate::outcome::{Applied, Fatal, Rejection, Response, TxnAnswer};
+use crate::tables::{Rows, Tables, id_row};
+use crate::view::{Mark, StateHash, View, ViewParts};
+
+pub use crate::mvcc::compact::CompactProgress;
+
+/// What the state may use of this member; changes nothing that is replicated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Bytes of blocks kept in memory beside those not yet durable.
+    pub cache_bytes: usize,
+}
+
+impl Options {
+    /// 32 MiB of blocks (hazard D2).
+    pub const DEFAULT: Self = Self { cache_bytes: 32 << 20 };
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct State {
+    shared: Arc<Shared>,
+    applied: LogId,
+    membership: Arc<(Option<LogId>, Membership)>,
+    revision: Revision,
+    compacted: Option<Revision>,
+    history_hash: u64,
+    tables: Tables,
+    rows: Rows,
+    /// Sequence of the last checkpoint handed out.
+    sequence: u64,
+    /// Physical compaction under way.
+    sweep: Option<Sweep>,
+    /// Marks of Views from before the last compaction.
+    old_marks: Vec<Weak<Mark>>,
+    view: View,
+}
+
+impl State {
+    /// Opens the last checkpoint of a store, verifies it and rebuilds the key index.
+    pub fn open(store: Arc<dyn CheckpointStore>, options: Options) -> Result<Self, Fatal> {
+        open::open(store, options)
+    }
+
+    /// Applies one committed entry, in memory. Without `want_response` the answer's keys and values are left
+    /// out; whether it succeeds, and all it changes, is the same.
+    ///
+    /// After an error the state is void.
+    pub fn apply(&mut self, entry: &Entry, want_response: bool) -> Result<Applied, Fatal> {
+        if entry.log_id.index <= self.applied.index {
+            let (at, applied) = (entry.log_id, self.applied);
+            return Err(Fatal::Invariant(format!("entry {at} was applied before: at {applied}")));
+        }
+        let mut members_changed = false;
+        if let Some(membership) = &entry.membership {
+            self.set_membership(entry.log_id, membership);
+            members_changed = true;
+        }
+        let mut done = Done::nothing(Response::None);
+        if let Some(bytes) = &entry.proposal {
+            let proposal = decode_proposal(bytes.clone())
+                .map_err(|error| Fatal::Entry { at: entry.log_id, reason: error.to_string() })?;
+            members_changed |= matches!(proposal.command, Command::Publish(_));
+            done = match self.admit(&proposal.command) {
+                Ok(()) => self.execute(entry.log_id.index, &proposal.command, want_response)?,
+                Err(rejection) => rejection.into(),
+            };
+        }
+        self.applied = entry.log_id;
+        Ok(Applied {
+            log_id: entry.log_id,
+            revision: self.revision,
+            members_changed: members_changed && done.outcome.is_ok(),
+            outcome: done.outcome,
+            events: done.events,
+        })
+    }
+
+    /// Makes what was applied visible to readers.
+    pub fn publish(&mut self) -> View {
+        if self.view.parts.mark.compacted != self.compacted {
+            self.old_marks.push(Arc::downgrade(&self.view.parts.mark));
+        }
+        self.view = self.picture();
+        self.view.clone()
+    }
+
+    /// The picture published last.
+    pub fn view(&self) -> View {
+        self.view.clone()
+    }
+
+    /// The last entry applied.
+    pub fn applied(&self) -> LogId {
+        self.applied
+    }
+
+    /// The membership in force and the entry that brought it.
+    pub fn membership(&self) -> &(Option<LogId>, Membership) {
+        &self.membership
+    }
+
+    /// What a checkpoint of this moment must write; the caller writes it elsewhere while apply goes on. One
+    /// that failed for lack of room is tried again as it is: the next one does not repeat what it holds.
+    pub fn checkpoint(&mut self) -> Checkpoint {
+        self.sequence += 1;
+        let part = self.shared.history.checkpoint(self.sequence);
+        let mut rows = self.rows.take();
+        rows.extend(part.rows);
+        let meta = Meta {
+            sequence: self.sequence,
+            applied: self.applied,
+            membership: (*self.membership).clone(),
+            revision: self.revision,
+            compacted: self.compacted,
+            live_hash: self.hash().live,
+            history_hash: self.history_hash,
+            blocks: part.block_count,
+            rows: self.rows.count() + part.row_count,
+        };
+        Checkpoint { meta, blocks: part.blocks, rows, freed: part.freed }
+    }
+
+    /// That checkpoint is durable: its blocks may leave memory, those it freed are forgotten.
+    pub fn checkpointed(&mut self, meta: &Meta) {
+        self.shared.history.checkpointed(meta.sequence);
+    }
+
+    /// One bounded step of physical compaction.
+    pub fn compact_step(&mut self, keys_max: usize) -> Result<CompactProgress, Fatal> {
+        let (Some(sweep), Some(compacted)) = (&self.sweep, self.compacted) else {
+            return Ok(CompactProgress::Done);
+        };
+        self.old_marks.retain(|mark| mark.strong_count() > 0);
+        let unpublished = self.view.parts.mark.compacted != self.compacted;
+        if unpublished || !self.old_marks.is_empty() {
+            return Ok(CompactProgress::Blocked);
+        }
+        self.sweep = compact::step(&self.shared, sweep.clone(), compacted, keys_max)?;
+        Ok(if self.sweep.is_some() { CompactProgress::More } else { CompactProgress::Done })
+    }
+
+    /// Bytes of history that are not yet durable: what decides when to checkpoint.
+    pub fn unsealed_bytes(&self) -> u64 {
+        self.shared.history.unsealed_bytes()
+    }
+
+    /// Verifies every invariant of the state; takes time in proportion to it.
+    pub fn check(&self) -> Result<(), Fatal> {
+        check::check(self)
+    }
+}
+
+/// What a command did.
+struct Done {
+    outcome: Result<Response, Rejection>,
+    events: Vec<Event>,
+}
+
+impl Done {
+    fn nothing(response: Response) -> Self {
+        Self { outcome: Ok(response), events: Vec::new() }
+    }
+}
+
+impl From<Rejection> for Done {
+    fn from(rejection: Rejection) -> Self {
+        Self { outcome: Err(rejection), events: Vec::new() }
+    }
+}
+
+/// Commands.
+impl State {
+    /// What alarms refuse, corruption before want of room (behaviour.md 6.3).
+    fn admit(&self, command: &Command) -> Result<(), Rejection> {
+        let alarmed = |kind| self.tables.is_raised(kind);
+        let (stopped_by_corruption, grows) = match command {
+            Command::Put(_) | Command::LeaseGrant(_) => (true, true),
+            Command::Txn(txn) => (true, txn::may_put(txn)),
+            Command::DeleteRange(_)
+            | Command::Compact(_)
+            | Command::LeaseRevoke(_)
+            | Command::LeaseExpire(_) => (true, false),
+            Command::Alarm(_) | Command::Publish(_) | Command::ClusterVersion(_) => (false, false),
+        };
+        if stopped_by_corruption && alarmed(AlarmKind::Corrupt) {
+            return Err(Rejection::Corrupt);
+        }
+        if grows && alarmed(AlarmKind::NoSpace) {
+            return Err(Rejection::NoSpace);
+        }
+        Ok(())
+    }
+
+    fn execute(
+        &mut self,
+        index: Index,
+        command: &Command,
+        want_response: bool,
+    ) -> Result<Done, Fatal> {
+        Ok(match command {
+            Command::Put(put) => self.put(put, want_response)?,
+            Command::DeleteRange(delete) => self.delete_range(delete, want_response)?,
+            Command::Txn(txn) => self.txn(txn, want_response)?,
+            Command::Compact(compact) => self.compact(*compact),
+            Command::LeaseGrant(grant) => self.lease_grant(index, *grant),
+            Command::LeaseRevoke(revoke) => self.lease_revoke(revoke.id)?,
+            Command::LeaseExpire(expire) => self.lease_expire(*expire)?,
+            Command::Alarm(change) => {
+                let touched = self.tables.change_alarm(*change, &mut self.rows);
+                Done::nothing(Response::Alarm(touched))
+            }
+            Command::Publish(publish) => {
+                if self.tables.publish(publish, &mut self.rows) {
+                    Done::nothing(Response::None)
+                } else {
+                    Rejection::MemberNotFound.into()
+                }
+            }
+            Command::ClusterVersion(version) => {
+                self.tables.set_cluster_version(*version, &mut self.rows);
+                Done::nothing(Response::None)
+            }
+        })
+    }
+
+    fn put(&mut self, put: &Put, want_response: bool) -> Result<Done, Fatal> {
+        let mut writing = self.writing(want_response);
+        if let Err(rejection) = writing.check_put(put) {
+            return Ok(rejection.into());
+        }
+        let answer = writing.put(put)?;
+        let written = Written::by(writing);
+        Ok(self.written(written, Response::Put(answer)))
+    }
+
+    fn delete_range(&mut self, delete: &DeleteRange, want_response: bool) -> Result<Done, Fatal> {
+        let mut writing = self.writing(want_response);
+        let answer = writing.delete_range(delete)?;
+        let written = Written::by(writing);
+        Ok(self.written(written, Response::DeleteRange(answer)))
+    }
+
+    fn txn(&mut self, txn: &Txn, want_response: bool) -> Result<Done, Fatal> {
+        let mut writing = self.writing(want_response);
+        let reader = writing.reader();
+        let path = txn::decide(&reader, txn).map_err(ReadError::into_fatal)?;
+        if let Err(rejection) = txn::check(&reader, txn, &path) {
+            return Ok(rejection.into());
+        }
+        let answer = txn::execute(&mut writing, txn, &path)?;
+        let answer = TxnAnswer { revision: writing.revision(), ..answer };
+        let written = Written::by(writing);
+        Ok(self.written(written, Response::Txn(answer)))
+    }
+
+    fn compact(&mut self, compact: Compact) -> Done {
+        match compact::check(compact, self.revision, self.compacted) {
+            Ok(mark) => {
+                self.compacted = Some(mark);
+                self.sweep = Some(Sweep { after: None });
+                Done::nothing(Response::Compact)
+            }
+            Err(rejection) => rejection.into(),
+        }
+    }
+
+    fn lease_grant(&mut self, index: Index, grant: LeaseGrant) -> Done {
+        if grant.id == LeaseId(0) {
+            return Rejection::LeaseNotFound.into();
+        }
+        if grant.ttl_seconds > LEASE_TTL_SECONDS_MAX {
+            return Rejection::LeaseTtlTooLarge.into();
+        }
+        let terms = LeaseTerms { ttl_seconds: grant.ttl_seconds, granted_at: index };
+        let mut keys = self.shared.write();
+        if keys.leases.contains(grant.id) {
+            return Rejection::LeaseExists.into();
+        }
+        keys.leases.grant(grant.id, terms);
+        self.rows.replace(Table::Lease, lease_row(grant.id), None, Some(encode_lease(terms)));
+        Done::nothing(Response::LeaseGrant { id: grant.id, ttl_seconds: grant.ttl_seconds })
+    }
+
+    fn lease_revoke(&mut self, id: LeaseId) -> Result<Done, Fatal> {
+        let Some(lease) = self.shared.read().leases.info(id) else {
+            return Ok(Rejection::LeaseNotFound.into());
+        };
+        let mut writing = self.writing(false);
+        writing.delete_keys(&lease.keys)?;
+        let written = Written::by(writing);
+        self.shared.write().leases.remove(id);
+        self.rows.replace(Table::Lease, lease_row(id), Some(encode_lease(lease.terms)), None);
+        Ok(self.written(written, Response::LeaseRevoke))
+    }
+
+    /// Nothing if that grant is over already (hazard A10).
+    fn lease_expire(&mut self, expire: LeaseExpire) -> Result<Done, Fatal> {
+        let terms = self.shared.read().leases.get(expire.id).map(|lease| lease.terms);
+        match terms {
+            Some(terms) if terms.granted_at == expire.granted_at => self.lease_revoke(expire.id),
+            _ => Ok(Done::nothing(Response::None)),
+        }
+    }
+
+    fn set_membership(&mut self, log_id: LogId, membership: &Membership) {
+        self.tables.set_membership(membership, &mut self.rows);
+        self.membership = Arc::new((Some(log_id), membership.clone()));
+    }
+}
+
+/// What writing left behind, free of the borrow of the store.
+struct Written {
+    history_hash: u64,
+    events: Vec<Event>,
+    revision: Revision,
+}
+
+impl Written {
+    fn by(writing: Writing<'_>) -> Self {
+        let revision = writing.revision();
+        Self { history_hash: writing.history_hash, events: writing.events, revision }
+    }
+}
+
+impl State {
+    fn writing(&self, want_response: bool) -> Writing<'_> {
+        Writing {
+            shared: &self.shared,
+            begin: self.revision,
+            compacted: self.compacted,
+            history_hash: self.history_hash,
+            events: Vec::new(),
+            want_response,
+        }
+    }
+
+    /// The revision grew by one if a key changed, else not at all (invariant 5).
+    fn written(&mut self, written: Written, response: Response) -> Done {
+        self.history_hash = written.history_hash;
+        self.revision = written.revision;
+        Done { outcome: Ok(response), events: written.events }
+    }
+
+    fn hash(&self) -> StateHash {
+        let keys = self.shared.read().index.hash();
+        StateHash { live: keys.wrapping_add(self.rows.hash()), history: self.history_hash }
+    }
+
+    fn picture(&self) -> View {
+        let old = &self.view.parts.mark;
+        let mark = if old.compacted == self.compacted {
+            Arc::clone(old)
+        } else {
+            Arc::new(Mark { compacted: self.compacted })
+        };
+        let hash = self.hash();
+        let keys = self.shared.read();
+        let parts = ViewParts {
+            shared: Arc::clone(&self.shared),
+            mark,
+            at: self.applied,
+            revision: self.revision,
+            membership: Arc::clone(&self.membership),
+            tables: self.tables.clone(),
+            hash,
+            live_keys: keys.index.live_keys(),
+            live_bytes: keys.index.bytes(),
+        };
+        View { parts: Arc::new(parts) }
+    }
+}
+
+/// A lease's row id.
+fn lease_row(id: LeaseId) -> Bytes {
+    id_row(id.0.cast_unsigned())
+}
