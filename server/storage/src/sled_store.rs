@@ -9,6 +9,7 @@
 //! It promises that [`SledStore::open`] gives exactly the last committed content or an error, whatever
 //! happened to the directory. It does not know what is in a block or a row, nor when the log is durable.
 
+mod bulk;
 mod commit;
 mod device;
 mod garbage;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kvd_core::checkpoint::{BlockId, Checkpoint, CheckpointStore, Meta, StoreError, Table};
 
+pub(crate) use self::bulk::Bulk;
 use self::items::Assembly;
 use self::keys::Name;
 use self::meta::Covered;

@@ -1,4 +1,5 @@
 //! The suite for checkpoint stores, on sled; a crash is a copy of the directory as the process leaves it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod store_common;
 

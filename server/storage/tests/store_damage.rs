@@ -1,5 +1,6 @@
 //! Damage to a checkpoint directory: whatever bit is flipped and wherever a file is cut, opening it gives
 //! exactly the committed content or an error; never less content, never older content.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod store_common;
 
@@ -124,7 +125,7 @@ fn damage_everywhere(
             if examine(&dir, &expected, &what) { sound += 1 } else { refused += 1 }
         }
     }
-    println!("{name}, {end:?}: {sound} opened with all content, {refused} refused");
+    eprintln!("{name}, {end:?}: {sound} opened with all content, {refused} refused");
     (sound, refused)
 }
 

@@ -35,13 +35,20 @@ pub(super) fn run(store: &SledStore, checkpoint: &Checkpoint) -> Result<(), Stor
     let Plan { covered, dead, .. } = records_locked(store, checkpoint)?;
     let sequence = covered.meta.sequence;
 
+    seal(store, covered)?;
+    garbage::collect(store, sequence, dead.len())?;
+    assert_no_blobs(store)
+}
+
+/// Writes the meta of records that are durable; from here on the checkpoint counts.
+pub(super) fn seal(store: &SledStore, covered: Covered) -> Result<(), StoreError> {
+    assert_no_blobs(store)?;
+    let sequence = covered.meta.sequence;
     write_record(store, &keys::meta(sequence), &covered.encode())?;
     sync(store)?;
     store.device.witness(sequence).map_err(failed)?;
     *store.covered.write().unwrap_or_else(PoisonError::into_inner) = Some(covered);
-
-    garbage::collect(store, sequence, dead.len())?;
-    assert_no_blobs(store)
+    Ok(())
 }
 
 /// Makes a checkpoint's records durable, without its meta.
@@ -54,42 +61,33 @@ pub(super) fn records(store: &SledStore, checkpoint: &Checkpoint) -> Result<(), 
 fn records_locked(store: &SledStore, checkpoint: &Checkpoint) -> Result<Plan, StoreError> {
     let plan = plan(store, checkpoint)?;
     let sequence = plan.covered.meta.sequence;
-    let mut writer = Writer::new(store, plan.bytes())?;
+    assert_room(store, plan.bytes())?;
+    let mut unflushed_bytes = 0;
     for (name, payload) in &plan.records {
-        writer.write(name, payload)?;
+        write_paced(store, &mut unflushed_bytes, name, payload)?;
     }
     for name in &plan.dead {
-        writer.write(&keys::garbage(name, sequence), &[])?;
+        write_paced(store, &mut unflushed_bytes, &keys::garbage(name, sequence), &[])?;
     }
     sync(store)?;
-    assert_no_blobs(store)?;
     Ok(plan)
 }
 
-/// Writes records and flushes as it goes.
-pub(super) struct Writer<'a> {
-    store: &'a SledStore,
-    unflushed_bytes: u64,
-}
-
-impl<'a> Writer<'a> {
-    /// For about so many bytes; refused where they do not fit.
-    pub(super) fn new(store: &'a SledStore, bytes: u64) -> Result<Self, StoreError> {
-        assert_room(store, bytes)?;
-        Ok(Self { store, unflushed_bytes: 0 })
+/// Writes one record, and flushes once enough has gathered.
+pub(super) fn write_paced(
+    store: &SledStore,
+    unflushed_bytes: &mut u64,
+    name: &[u8],
+    payload: &[u8],
+) -> Result<(), StoreError> {
+    write_record(store, name, payload)?;
+    *unflushed_bytes += items::encoded_bytes(name, payload);
+    if *unflushed_bytes >= FLUSH_BYTES {
+        *unflushed_bytes = 0;
+        assert_room(store, FLUSH_BYTES)?;
+        flush(store)?;
     }
-
-    /// Writes one record.
-    pub(super) fn write(&mut self, name: &[u8], payload: &[u8]) -> Result<(), StoreError> {
-        write_record(self.store, name, payload)?;
-        self.unflushed_bytes += items::encoded_bytes(name, payload);
-        if self.unflushed_bytes >= FLUSH_BYTES {
-            self.unflushed_bytes = 0;
-            assert_room(self.store, FLUSH_BYTES)?;
-            flush(self.store)?;
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 fn assert_room(store: &SledStore, bytes: u64) -> Result<(), StoreError> {

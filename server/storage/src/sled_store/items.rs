@@ -16,7 +16,8 @@ use super::keys;
 /// Bytes of key and value of one item at most.
 pub(crate) const ITEM_BYTES_MAX: usize = 6 * 1024;
 
-const _: () = assert!(ITEM_BYTES_MAX * 19 < 512 * 1024 / 4 - 20, "a leaf of 19 items must not spill");
+const _: () =
+    assert!(ITEM_BYTES_MAX * 19 < 512 * 1024 / 4 - 20, "a leaf of 19 items must not spill");
 
 const FORMAT: u8 = 1;
 const HEADER_BYTES: usize = 1 + 4;
@@ -133,7 +134,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_record_survives_and_its_items_stay_small(len in 0usize..40_000, seed in any::<u8>()) {
-            let payload: Vec<u8> = (0..len).map(|at| (at % 251) as u8 ^ seed).collect();
+            let payload: Vec<u8> = (0..=250u8).cycle().take(len).map(|byte| byte ^ seed).collect();
             let items = encode(b"name of it", &payload);
             prop_assert!(items.iter().all(|(key, value)| key.len() + value.len() <= ITEM_BYTES_MAX));
             let bytes: usize = items.iter().map(|(key, value)| key.len() + value.len()).sum();

@@ -203,10 +203,7 @@ mod tests {
         let row = row(Table::Alarm, b"a\0", 5);
         assert_eq!(row, b"t\x04a\0\xff\0\x01\0\0\0\0\0\0\0\x05");
         assert_eq!(meta(6), b"m\0\0\0\0\0\0\0\x06");
-        assert_eq!(
-            garbage(&row, 7),
-            b"gt\x04a\0\xff\0\x01\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x07"
-        );
+        assert_eq!(garbage(&row, 7), b"gt\x04a\0\xff\0\x01\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x07");
         assert_eq!(item(b"x", 1), b"x\0\0\0\x01");
     }
 

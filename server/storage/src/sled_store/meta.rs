@@ -104,10 +104,7 @@ fn put_membership(out: &mut Vec<u8>, membership: &Membership) {
     }
 }
 
-fn option<T>(
-    input: &mut &[u8],
-    get: impl FnOnce(&mut &[u8]) -> Option<T>,
-) -> Option<Option<T>> {
+fn option<T>(input: &mut &[u8], get: impl FnOnce(&mut &[u8]) -> Option<T>) -> Option<Option<T>> {
     match input.try_get_u8().ok()? {
         0 => Some(None),
         1 => get(input).map(Some),
@@ -178,18 +175,18 @@ mod tests {
         let hex = super::super::items::hex(&covered().encode());
         let golden = concat!(
             "01",
-            "0000000000000003",                                 // Sequence.
-            "000000000000000100000000000000020000000000000004", // Applied.
+            "0000000000000003",                                   // Sequence.
+            "000000000000000100000000000000020000000000000004",   // Applied.
             "01000000000000000100000000000000020000000000000001", // Entry of the membership.
-            "00000001000000010000000000000007",                 // Voters.
-            "000000010000000000000007000000010000000175",       // Nodes.
-            "0000000000000005",                                 // Revision.
-            "010000000000000002",                               // Compacted.
-            "1111111111111111",                                 // Live hash.
-            "2222222222222222",                                 // History hash.
-            "0000000000000008",                                 // Blocks.
-            "0000000000000009",                                 // Rows.
-            "000000000000000a",                                 // Digest.
+            "00000001000000010000000000000007",                   // Voters.
+            "000000010000000000000007000000010000000175",         // Nodes.
+            "0000000000000005",                                   // Revision.
+            "010000000000000002",                                 // Compacted.
+            "1111111111111111",                                   // Live hash.
+            "2222222222222222",                                   // History hash.
+            "0000000000000008",                                   // Blocks.
+            "0000000000000009",                                   // Rows.
+            "000000000000000a",                                   // Digest.
         );
         assert_eq!(hex, golden);
         assert_eq!(Covered::decode(&covered().encode()), Some(covered()));

@@ -46,7 +46,9 @@ pub enum OpenError {
         reason: String,
     },
     /// The program was linked without the interposer, so nothing would be durable (hazard F32).
-    #[error("syncs of the checkpoint store are not real in this program; it must link kvd-syncshim")]
+    #[error(
+        "syncs of the checkpoint store are not real in this program; it must link kvd-syncshim"
+    )]
     NotDurable,
     /// Opening needs some room on the device.
     #[error("no space left to open the checkpoint store")]
@@ -154,8 +156,7 @@ fn open_marked(dir: &Path, options: StoreOptions) -> Result<SledStore, OpenError
 }
 
 fn open_sled(dir: &Path) -> Result<sled::Db, OpenError> {
-    let config =
-        sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+    let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);
     for _ in 0..LOCK_TRIES {
         match config.open() {
             Ok(tree) => return Ok(tree),

@@ -40,7 +40,10 @@ pub(super) fn visit(store: &SledStore, kind: u8, visit: Visit<'_>) -> Result<(),
 }
 
 /// Finds the last committed meta, deletes what an unfinished commit left above it, and proves the rest.
-pub(super) fn recover(tree: &sled::Db, witnessed: Option<u64>) -> Result<Option<Covered>, StoreError> {
+pub(super) fn recover(
+    tree: &sled::Db,
+    witnessed: Option<u64>,
+) -> Result<Option<Covered>, StoreError> {
     let covered = last_meta(tree)?;
     let sequence = covered.as_ref().map_or(0, |covered| covered.meta.sequence);
     if sequence < witnessed.unwrap_or(0) {
@@ -50,22 +53,29 @@ pub(super) fn recover(tree: &sled::Db, witnessed: Option<u64>) -> Result<Option<
         )));
     }
     drop_above(tree, sequence)?;
-    let dead = garbage_until(tree, sequence)?;
-    let blocks = scan(tree, keys::BLOCK, sequence, &dead, &mut |_, _| Ok(()))?;
-    let rows = scan(tree, keys::ROW, sequence, &dead, &mut |_, _| Ok(()))?;
-    if let Some(Covered { meta, digest }) = &covered {
-        for (kind, found, claimed) in
-            [(keys::BLOCK, blocks.records, meta.blocks), (keys::ROW, rows.records, meta.rows)]
-        {
-            if found != claimed {
-                return Err(incomplete(kind, found, claimed));
-            }
-        }
-        if blocks.digest.wrapping_add(rows.digest) != *digest {
-            return Err(StoreError::Corrupt("records are not those of the meta".to_owned()));
-        }
+    match &covered {
+        Some(covered) => prove(tree, covered)?,
+        None => debug_assert!(tree.is_empty(), "all was above sequence zero"),
     }
     Ok(covered)
+}
+
+/// Reads every record and compares what is there with what the meta covers.
+pub(super) fn prove(tree: &sled::Db, covered: &Covered) -> Result<(), StoreError> {
+    let meta = &covered.meta;
+    let dead = garbage_until(tree, meta.sequence)?;
+    let blocks = scan(tree, keys::BLOCK, meta.sequence, &dead, &mut |_, _| Ok(()))?;
+    let rows = scan(tree, keys::ROW, meta.sequence, &dead, &mut |_, _| Ok(()))?;
+    if blocks.records != meta.blocks {
+        return Err(incomplete(keys::BLOCK, blocks.records, meta.blocks));
+    }
+    if rows.records != meta.rows {
+        return Err(incomplete(keys::ROW, rows.records, meta.rows));
+    }
+    if blocks.digest.wrapping_add(rows.digest) != covered.digest {
+        return Err(StoreError::Corrupt("records are not those of the meta".to_owned()));
+    }
+    Ok(())
 }
 
 fn incomplete(kind: u8, found: u64, claimed: u64) -> StoreError {
@@ -146,7 +156,8 @@ fn scan(
     Ok(found)
 }
 
-type Each<'a> = &'a mut dyn FnMut(Name, &[u8], Result<Assembly, StoreError>) -> Result<(), StoreError>;
+type Each<'a> =
+    &'a mut dyn FnMut(Name, &[u8], Result<Assembly, StoreError>) -> Result<(), StoreError>;
 
 /// Groups the items of one kind into records. An item's damage is handed on, because it does not matter in a
 /// record that is garbage.
