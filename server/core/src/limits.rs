@@ -21,4 +21,5 @@ pub const COMPACT_STEP_KEYS: usize = 64;
 /// per level at least (rule KV-T3), so with its default limit no deeper one passes there either.
 pub const TXN_DEPTH_MAX: usize = 128;
 
-const _: () = assert!(BLOCK_BYTES_MAX * 19 < 512 * 1024 / 4 - 20, "19 items of a sled leaf must not spill");
+const _: () =
+    assert!(BLOCK_BYTES_MAX * 19 < 512 * 1024 / 4 - 20, "19 items of a sled leaf must not spill");

@@ -5,9 +5,9 @@
 
 use thiserror::Error;
 
+use crate::command::AlarmKind;
 use crate::event::{Event, KeyValue};
 use crate::ids::{LeaseId, LogId, MemberId, Revision};
-use crate::command::AlarmKind;
 
 /// What one committed entry did.
 #[derive(Clone, Debug, PartialEq, Eq)]

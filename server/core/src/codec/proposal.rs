@@ -369,6 +369,9 @@ fn read_query(input: &mut Reader) -> Result<RangeQuery, DecodeError> {
             max_create: input.i64()?,
         })
     })?;
+    if filter == Some(RevisionFilter::default()) {
+        return Err(DecodeError::Contradiction("a filter that filters nothing"));
+    }
     Ok(RangeQuery {
         range,
         revision,

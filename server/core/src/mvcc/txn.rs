@@ -15,6 +15,7 @@ use super::range::{Count, Reader};
 use super::write::{Writing, check_put_ignores, check_put_key, check_put_lease};
 use crate::command::{Compare, CompareOperator, CompareTarget, RangeQuery, Txn, TxnOp};
 use crate::ids::{LeaseId, Revision};
+use crate::limits::TXN_DEPTH_MAX;
 use crate::outcome::{Fatal, OpAnswer, RangeAnswer, Rejection, TxnAnswer};
 use crate::range::KeyRange;
 
@@ -212,10 +213,11 @@ fn matches(operator: CompareOperator, stored_to_given: Ordering) -> bool {
 /// Refuses a transaction that puts a key twice, or puts what it deletes, in one branch (rule KV-T8).
 ///
 /// It has the gaps that etcd accepts (rule KV-T8a): an open-ended delete covers nothing, and of nested siblings
-/// a delete is not held against a put of an earlier one. Called before a transaction is proposed.
+/// a delete is not held against a put of an earlier one. Called before a transaction is proposed. One that is
+/// nested deeper than a proposal can be is refused here too: no member could read it from the log.
 pub fn check_overlap(txn: &Txn) -> Result<(), Rejection> {
-    Writes::of(&txn.success)?;
-    Writes::of(&txn.failure)?;
+    Writes::of(&txn.success, 1)?;
+    Writes::of(&txn.failure, 1)?;
     Ok(())
 }
 
@@ -227,7 +229,10 @@ struct Writes {
 }
 
 impl Writes {
-    fn of(branch: &[TxnOp]) -> Result<Self, Rejection> {
+    fn of(branch: &[TxnOp], depth: usize) -> Result<Self, Rejection> {
+        if depth > TXN_DEPTH_MAX {
+            return Err(Rejection::TooManyOperations);
+        }
         let mut writes = Self::default();
         for op in branch {
             if let TxnOp::DeleteRange(delete) = op {
@@ -236,7 +241,7 @@ impl Writes {
         }
         for op in branch {
             if let TxnOp::Txn(inner) = op {
-                writes.add_nested(inner)?;
+                writes.add_nested(inner, depth + 1)?;
             }
         }
         for op in branch {
@@ -249,9 +254,9 @@ impl Writes {
     }
 
     /// Only one branch of a nested transaction runs, so its two branches are not held against each other.
-    fn add_nested(&mut self, inner: &Txn) -> Result<(), Rejection> {
-        let success = Self::of(&inner.success)?;
-        let failure = Self::of(&inner.failure)?;
+    fn add_nested(&mut self, inner: &Txn, depth: usize) -> Result<(), Rejection> {
+        let success = Self::of(&inner.success, depth)?;
+        let failure = Self::of(&inner.failure, depth)?;
         for key in success.puts.union(&failure.puts) {
             self.check(key)?;
         }

@@ -37,6 +37,7 @@ pub(super) fn open(store: Arc<dyn CheckpointStore>, options: Options) -> Result<
         rows: Rows::default(),
         dead: BTreeMap::new(),
         dead_rows: 0,
+        last: ChangeId::default(),
     };
     if !fresh {
         recovery.rows(&*store)?;
@@ -105,6 +106,8 @@ struct Recovery<'a> {
     /// Dead records by block, from the rows of [`Table::Dead`].
     dead: BTreeMap<(ChangeId, u64), u16>,
     dead_rows: u64,
+    /// The last change seen.
+    last: ChangeId,
 }
 
 impl Recovery<'_> {
@@ -172,10 +175,11 @@ impl Recovery<'_> {
         let block = self.shared.history.recover(id, bytes, dead)?;
         let mut keys = self.shared.write();
         for (place, record) in (0_u8..).zip(block.records()) {
-            if record.change.main > self.meta.revision {
-                let change = record.change;
-                return Err(Fatal::Store(format!("change {change} is above the checkpoint")));
+            let change = record.change;
+            if change <= self.last || change.main > self.meta.revision {
+                return Err(Fatal::Store(format!("change {change} is out of order")));
             }
+            self.last = change;
             if dead & (1 << place) == 0 {
                 index(&mut keys, record, place)?;
             }

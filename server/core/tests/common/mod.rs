@@ -1,4 +1,6 @@
 //! Random histories for the property tests, small enough that keys collide and blocks fill.
+//!
+//! Every strategy is boxed: the value trees of a transaction in one piece overflow a test thread's stack.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use bytes::Bytes;
@@ -35,31 +37,36 @@ pub(crate) fn entries(commands: Vec<Command>) -> Vec<Entry> {
     log
 }
 
-pub(crate) fn key() -> impl Strategy<Value = Bytes> {
+pub(crate) fn key() -> BoxedStrategy<Bytes> {
     prop_oneof![Just("a"), Just("b"), Just("c"), Just("d"), Just("dd"), Just("e")]
         .prop_map(Bytes::from)
+        .boxed()
 }
 
-fn value() -> impl Strategy<Value = Bytes> {
+fn value() -> BoxedStrategy<Bytes> {
     prop_oneof![
         8 => proptest::collection::vec(any::<u8>(), 0..4).prop_map(Bytes::from),
         1 => (0_usize..7000).prop_map(|size| Bytes::from(vec![b'v'; size])),
     ]
+    .boxed()
 }
 
-pub(crate) fn range() -> impl Strategy<Value = KeyRange> {
+pub(crate) fn range() -> BoxedStrategy<KeyRange> {
     prop_oneof![
         3 => key().prop_map(KeyRange::Key),
         2 => (key(), key()).prop_map(|(start, end)| KeyRange::Between { start, end }),
         1 => key().prop_map(KeyRange::From),
     ]
+    .boxed()
 }
 
-fn lease() -> impl Strategy<Value = LeaseId> {
-    prop_oneof![4 => Just(0_i64), 1 => Just(1), 1 => Just(2), 1 => Just(-3)].prop_map(LeaseId)
+fn lease() -> BoxedStrategy<LeaseId> {
+    prop_oneof![4 => Just(0_i64), 1 => Just(1), 1 => Just(2), 1 => Just(-3)]
+        .prop_map(LeaseId)
+        .boxed()
 }
 
-fn put() -> impl Strategy<Value = Put> {
+fn put() -> BoxedStrategy<Put> {
     (
         key(),
         value(),
@@ -76,17 +83,18 @@ fn put() -> impl Strategy<Value = Put> {
             ignore_value,
             ignore_lease,
         })
+        .boxed()
 }
 
-fn delete() -> impl Strategy<Value = DeleteRange> {
-    (range(), any::<bool>()).prop_map(|(range, prev_kv)| DeleteRange { range, prev_kv })
+fn delete() -> BoxedStrategy<DeleteRange> {
+    (range(), any::<bool>()).prop_map(|(range, prev_kv)| DeleteRange { range, prev_kv }).boxed()
 }
 
-fn bound() -> impl Strategy<Value = i64> {
-    prop_oneof![6 => Just(0_i64), 1 => -1_i64..30]
+fn bound() -> BoxedStrategy<i64> {
+    prop_oneof![6 => Just(0_i64), 1 => -1_i64..30].boxed()
 }
 
-pub(crate) fn query() -> impl Strategy<Value = RangeQuery> {
+pub(crate) fn query() -> BoxedStrategy<RangeQuery> {
     let order = prop_oneof![
         3 => Just(SortOrder::None), 1 => Just(SortOrder::Ascend), 1 => Just(SortOrder::Descend)
     ];
@@ -120,9 +128,10 @@ pub(crate) fn query() -> impl Strategy<Value = RangeQuery> {
                 }
             },
         )
+        .boxed()
 }
 
-fn compare() -> impl Strategy<Value = Compare> {
+fn compare() -> BoxedStrategy<Compare> {
     let operator = prop_oneof![
         Just(CompareOperator::Equal),
         Just(CompareOperator::Greater),
@@ -138,14 +147,12 @@ fn compare() -> impl Strategy<Value = Compare> {
         (-3_i64..3).prop_map(CompareTarget::Lease),
         Just(CompareTarget::Unknown),
     ];
-    (range(), operator, target).prop_map(|(range, operator, target)| Compare {
-        range,
-        operator,
-        target,
-    })
+    (range(), operator, target)
+        .prop_map(|(range, operator, target)| Compare { range, operator, target })
+        .boxed()
 }
 
-pub(crate) fn txn() -> impl Strategy<Value = Txn> {
+pub(crate) fn txn() -> BoxedStrategy<Txn> {
     let op = prop_oneof![
         query().prop_map(TxnOp::Range),
         put().prop_map(TxnOp::Put),
@@ -164,9 +171,10 @@ pub(crate) fn txn() -> impl Strategy<Value = Txn> {
             failure,
         })
     })
+    .boxed()
 }
 
-pub(crate) fn command() -> impl Strategy<Value = Command> {
+pub(crate) fn command() -> BoxedStrategy<Command> {
     let kind = prop_oneof![Just(AlarmKind::NoSpace), Just(AlarmKind::Corrupt)];
     prop_oneof![
         24 => put().prop_map(Command::Put),
@@ -193,4 +201,5 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
         1 => (3_u32..4, 0_u32..8)
             .prop_map(|(major, minor)| Command::ClusterVersion(ClusterVersion { major, minor })),
     ]
+    .boxed()
 }
