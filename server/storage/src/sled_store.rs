@@ -58,6 +58,8 @@ pub struct SledStore {
     visits: RwLock<()>,
     /// Shared by reads of one record; the collector takes it for a few records at a time.
     reads: RwLock<()>,
+    /// Records above the last meta may be there: a commit began and ran out of room.
+    unfinished: AtomicBool,
     /// Set by the first error of device or engine: what was synced is no longer certain.
     failed: AtomicBool,
 }
@@ -172,3 +174,6 @@ impl CheckpointStore for SledStore {
 fn failed(error: impl std::fmt::Display) -> StoreError {
     StoreError::Failed(error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

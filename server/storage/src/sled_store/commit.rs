@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use kvd_core::checkpoint::{Checkpoint, StoreError, Table};
 
 use super::keys::{self, Name};
 use super::meta::{Covered, digest};
-use super::{SledStore, failed, garbage, items};
+use super::{SledStore, failed, garbage, items, verify};
 
 /// Bytes written between two flushes: one flush must not hold up the log's syncs for long (hazard D6).
 const FLUSH_BYTES: u64 = 1024 * 1024;
@@ -48,6 +49,7 @@ pub(super) fn seal(store: &SledStore, covered: Covered) -> Result<(), StoreError
     sync(store)?;
     store.device.witness(sequence).map_err(failed)?;
     *store.covered.write().unwrap_or_else(PoisonError::into_inner) = Some(covered);
+    store.unfinished.store(false, Ordering::Release);
     Ok(())
 }
 
@@ -59,9 +61,16 @@ pub(super) fn records(store: &SledStore, checkpoint: &Checkpoint) -> Result<(), 
 }
 
 fn records_locked(store: &SledStore, checkpoint: &Checkpoint) -> Result<Plan, StoreError> {
+    if store.unfinished.load(Ordering::Acquire) {
+        // What an earlier try wrote under the same sequence must not shine through.
+        verify::drop_above(&store.tree, store.sequence())?;
+        sync(store)?;
+        store.unfinished.store(false, Ordering::Release);
+    }
     let plan = plan(store, checkpoint)?;
     let sequence = plan.covered.meta.sequence;
     assert_room(store, plan.bytes())?;
+    store.unfinished.store(true, Ordering::Release);
     let mut unflushed_bytes = 0;
     for (name, payload) in &plan.records {
         write_paced(store, &mut unflushed_bytes, name, payload)?;

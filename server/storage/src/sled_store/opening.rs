@@ -151,6 +151,7 @@ fn open_marked(dir: &Path, options: StoreOptions) -> Result<SledStore, OpenError
         writer: Mutex::new(()),
         visits: RwLock::new(()),
         reads: RwLock::new(()),
+        unfinished: AtomicBool::new(false),
         failed: AtomicBool::new(false),
     })
 }

@@ -100,7 +100,7 @@ fn last_meta(tree: &sled::Db) -> Result<Option<Covered>, StoreError> {
 }
 
 /// Deletes, durably, every record of a sequence above the last meta's.
-fn drop_above(tree: &sled::Db, sequence: u64) -> Result<(), StoreError> {
+pub(super) fn drop_above(tree: &sled::Db, sequence: u64) -> Result<(), StoreError> {
     let mut dropped = false;
     for key in tree.iter().keys() {
         let key = key.map_err(failed)?;
