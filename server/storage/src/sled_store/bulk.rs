@@ -57,7 +57,9 @@ impl Bulk {
         }
         let covered = Covered { meta, digest: self.digest };
         commit::sync(&self.store)?;
-        verify::prove(&self.store.tree, &covered)?;
+        if verify::prove(&self.store.tree, &covered)? {
+            return Err(StoreError::Corrupt("the snapshot is ahead of its meta".to_owned()));
+        }
         commit::seal(&self.store, covered)?;
         Ok(self.store)
     }

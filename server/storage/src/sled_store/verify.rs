@@ -21,6 +21,8 @@ type Visit<'a> = &'a mut dyn FnMut(Name, Bytes) -> Result<(), StoreError>;
 struct Found {
     records: u64,
     digest: u64,
+    /// Something of an unfinished commit is there.
+    above: bool,
 }
 
 /// Visits every live record of one kind, in order, and checks that their number is the meta's.
@@ -30,7 +32,7 @@ pub(super) fn visit(store: &SledStore, kind: u8, visit: Visit<'_>) -> Result<(),
     let Some(Covered { meta, .. }) = covered else {
         return Ok(());
     };
-    let dead = garbage_until(&store.tree, meta.sequence)?;
+    let (dead, _) = garbage_until(&store.tree, meta.sequence)?;
     let found = scan(&store.tree, kind, meta.sequence, &dead, visit)?;
     let claimed = if kind == keys::BLOCK { meta.blocks } else { meta.rows };
     if found.records != claimed {
@@ -44,7 +46,7 @@ pub(super) fn recover(
     tree: &sled::Db,
     witnessed: Option<u64>,
 ) -> Result<Option<Covered>, StoreError> {
-    let covered = last_meta(tree)?;
+    let (covered, cut_short) = last_meta(tree)?;
     let sequence = covered.as_ref().map_or(0, |covered| covered.meta.sequence);
     if sequence < witnessed.unwrap_or(0) {
         return Err(StoreError::Corrupt(format!(
@@ -52,18 +54,22 @@ pub(super) fn recover(
             witnessed.unwrap_or(0)
         )));
     }
-    drop_above(tree, sequence)?;
-    match &covered {
+    let above = match &covered {
         Some(covered) => prove(tree, covered)?,
-        None => debug_assert!(tree.is_empty(), "all was above sequence zero"),
+        None => true,
+    };
+    // One scan proves and looks for what is above; a second one only where there is something to delete.
+    if above || cut_short {
+        drop_above(tree, sequence)?;
     }
     Ok(covered)
 }
 
-/// Reads every record and compares what is there with what the meta covers.
-pub(super) fn prove(tree: &sled::Db, covered: &Covered) -> Result<(), StoreError> {
+/// Reads every record and compares what is there with what the meta covers; says whether anything above the
+/// meta is there.
+pub(super) fn prove(tree: &sled::Db, covered: &Covered) -> Result<bool, StoreError> {
     let meta = &covered.meta;
-    let dead = garbage_until(tree, meta.sequence)?;
+    let (dead, above) = garbage_until(tree, meta.sequence)?;
     let blocks = scan(tree, keys::BLOCK, meta.sequence, &dead, &mut |_, _| Ok(()))?;
     let rows = scan(tree, keys::ROW, meta.sequence, &dead, &mut |_, _| Ok(()))?;
     if blocks.records != meta.blocks {
@@ -75,7 +81,7 @@ pub(super) fn prove(tree: &sled::Db, covered: &Covered) -> Result<(), StoreError
     if blocks.digest.wrapping_add(rows.digest) != covered.digest {
         return Err(StoreError::Corrupt("records are not those of the meta".to_owned()));
     }
-    Ok(())
+    Ok(above || blocks.above || rows.above)
 }
 
 fn incomplete(kind: u8, found: u64, claimed: u64) -> StoreError {
@@ -83,20 +89,23 @@ fn incomplete(kind: u8, found: u64, claimed: u64) -> StoreError {
     StoreError::Corrupt(format!("{found} {what} found, the meta covers {claimed}"))
 }
 
-/// The meta with the highest sequence that is complete; one cut short was never committed.
-fn last_meta(tree: &sled::Db) -> Result<Option<Covered>, StoreError> {
+/// The meta with the highest sequence that is complete, and whether one was cut short: such a one was never
+/// committed.
+fn last_meta(tree: &sled::Db) -> Result<(Option<Covered>, bool), StoreError> {
     let mut last = None;
+    let mut cut_short = false;
     each_record(tree, keys::META, &mut |name, _, assembly| {
-        let payload = assembly?.finish();
-        if let Some(payload) = payload {
-            let covered = Covered::decode(&payload)
-                .filter(|covered| covered.meta.sequence == name.sequence())
-                .ok_or_else(|| StoreError::Corrupt("a meta cannot be read".to_owned()))?;
-            last = Some(covered);
-        }
+        let Some(payload) = assembly?.finish() else {
+            cut_short = true;
+            return Ok(());
+        };
+        let covered = Covered::decode(&payload)
+            .filter(|covered| covered.meta.sequence == name.sequence())
+            .ok_or_else(|| StoreError::Corrupt("a meta cannot be read".to_owned()))?;
+        last = Some(covered);
         Ok(())
     })?;
-    Ok(last)
+    Ok((last, cut_short))
 }
 
 /// Deletes, durably, every record of a sequence above the last meta's.
@@ -118,19 +127,21 @@ pub(super) fn drop_above(tree: &sled::Db, sequence: u64) -> Result<(), StoreErro
     Ok(())
 }
 
-/// Names of all records that are garbage as of a checkpoint.
-fn garbage_until(tree: &sled::Db, sequence: u64) -> Result<BTreeSet<Vec<u8>>, StoreError> {
+/// Names of all records that are garbage as of a checkpoint, and whether there are marks above it.
+fn garbage_until(tree: &sled::Db, sequence: u64) -> Result<(BTreeSet<Vec<u8>>, bool), StoreError> {
     let mut dead = BTreeSet::new();
+    let mut above = false;
     each_record(tree, keys::GARBAGE, &mut |name, _, assembly| {
         assembly?;
-        if let Name::Garbage { dead: record, sequence: since } = name
-            && since <= sequence
-        {
-            dead.insert(record);
+        match name {
+            Name::Garbage { dead: record, sequence: since } if since <= sequence => {
+                dead.insert(record);
+            }
+            _ => above = true,
         }
         Ok(())
     })?;
-    Ok(dead)
+    Ok((dead, above))
 }
 
 /// Visits the live records of one kind.
@@ -143,6 +154,7 @@ fn scan(
 ) -> Result<Found, StoreError> {
     let mut found = Found::default();
     each_record(tree, kind, &mut |name, bytes, assembly| {
+        found.above |= name.sequence() > sequence;
         if name.sequence() > sequence || dead.contains(bytes) {
             return Ok(());
         }
