@@ -15,7 +15,8 @@ pub use outcome::{decode_outcome, encode_outcome};
 pub(crate) use proposal::{alarm_kind, alarm_number};
 pub use proposal::{decode_proposal, encode_proposal};
 pub(crate) use rows::{
-    decode_change_key, decode_lease, decode_member, encode_change_key, encode_lease, encode_member,
+    decode_change_key, decode_lease, decode_marks, decode_member, encode_change_key, encode_lease,
+    encode_marks, encode_member,
 };
 pub use rows::{decode_membership, decode_meta, encode_membership, encode_meta};
 

@@ -104,6 +104,7 @@ fn membership() -> (Option<kvd_core::ids::LogId>, Membership) {
 
 /// One line a format; `UPDATE_GOLDENFILES=1` writes the file anew.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test may write its golden file")]
 fn formats_are_locked() {
     let mut lines = Vec::new();
     for command in commands() {

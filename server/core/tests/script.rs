@@ -105,7 +105,8 @@ impl Machine {
                 let from = Revision(args.next_pos().map_or(Ok(1), |arg| arg.value.parse())?);
                 let seen = view.scan(from, view.revision(), Access::Disk, &mut |event| {
                     let sign = if event.kind == EventKind::Put { "put" } else { "delete" };
-                    writeln!(text, "{} {sign} {}", event.change, kv(&event.kv)).unwrap();
+                    writeln!(text, "{} {sign} {}", event.change, kv(&event.kv))
+                        .expect("a string takes all");
                     ControlFlow::Continue(())
                 })?;
                 if let Err(rejection) = seen {

@@ -149,3 +149,25 @@ pub(crate) fn decode_change_key(input: Bytes) -> Result<(ChangeId, u64), DecodeE
     input.finish()?;
     Ok((first, sequence))
 }
+
+/// Row of a block's dead records. No hash covers it, and a wrong mark would hide a change without a trace, so
+/// it has a checksum of its own, over its id too.
+pub(crate) fn encode_marks(id: &[u8], dead: u16) -> Bytes {
+    let mut out = Writer::versioned(VERSION);
+    out.u64(dead.into());
+    out.fixed_u32(marks_crc(id, dead));
+    out.finish()
+}
+
+/// Reads the row of a block's dead records.
+pub(crate) fn decode_marks(id: &[u8], input: Bytes) -> Result<u16, DecodeError> {
+    let mut input = Reader::versioned(input, VERSION)?;
+    let dead = u16::try_from(input.u64()?).map_err(|_| DecodeError::Varint)?;
+    let crc = input.fixed_u32()?;
+    input.finish()?;
+    if crc == marks_crc(id, dead) { Ok(dead) } else { Err(DecodeError::Checksum) }
+}
+
+fn marks_crc(id: &[u8], dead: u16) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(id), &dead.to_be_bytes())
+}

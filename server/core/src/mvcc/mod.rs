@@ -10,7 +10,7 @@
 //!            c  ->  4.1
 //! ```
 //!
-//! A write appends records to [`history`] and versions to [`index`]. A read picks, for each key, the newest
+//! A write appends records to `history` and versions to `index`. A read picks, for each key, the newest
 //! version at or below its revision, and fetches the record. Readers are never in the way: a version newer
 //! than a reader's revision does not exist for it, so what is half applied stays invisible.
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{Options, State};
 use crate::checkpoint::{BlockId, CheckpointStore, Meta, StoreError, Table};
-use crate::codec::{DecodeError, decode_change_key, decode_lease};
+use crate::codec::{DecodeError, decode_change_key, decode_lease, decode_marks};
 use crate::command::Membership;
 use crate::ids::{ChangeId, LeaseId, LogId, Revision};
 use crate::mvcc::history::{History, store_failed};
@@ -128,9 +128,8 @@ impl Recovery<'_> {
 
     fn row(&mut self, table: Table, id: &Bytes, row: Bytes) -> Result<(), DecodeError> {
         if table == Table::Dead {
-            let marks = row.as_ref().try_into().map_err(|_| DecodeError::Short)?;
-            let block = decode_change_key(id.clone())?;
-            self.dead.insert(block, u16::from_be_bytes(marks));
+            let marks = decode_marks(id, row)?;
+            self.dead.insert(decode_change_key(id.clone())?, marks);
             self.dead_rows += 1;
             return Ok(());
         }
