@@ -76,26 +76,25 @@ impl State {
             let (at, applied) = (entry.log_id, self.applied);
             return Err(Fatal::Invariant(format!("entry {at} was applied before: at {applied}")));
         }
-        let mut members_changed = false;
         if let Some(membership) = &entry.membership {
             self.set_membership(entry.log_id, membership);
-            members_changed = true;
         }
+        let mut published = false;
         let mut done = Done::nothing(Response::None);
         if let Some(bytes) = &entry.proposal {
             let proposal = decode_proposal(bytes.clone())
                 .map_err(|error| Fatal::Entry { at: entry.log_id, reason: error.to_string() })?;
-            members_changed |= matches!(proposal.command, Command::Publish(_));
             done = match self.admit(&proposal.command) {
                 Ok(()) => self.execute(entry.log_id.index, &proposal.command, want_response)?,
                 Err(rejection) => rejection.into(),
             };
+            published = matches!(proposal.command, Command::Publish(_)) && done.outcome.is_ok();
         }
         self.applied = entry.log_id;
         Ok(Applied {
             log_id: entry.log_id,
             revision: self.revision,
-            members_changed: members_changed && done.outcome.is_ok(),
+            members_changed: entry.membership.is_some() || published,
             outcome: done.outcome,
             events: done.events,
         })
