@@ -1,1 +1,11 @@
-//! (to be written)
+//! What the tests of the whole share: processes to test against, scripts to run on them.
+//!
+//! - [`tools`]: where the programs we compare with are, and what a test does without them.
+//! - [`cluster`]: members as real processes, started, killed, paused and watched.
+//! - [`script`]: transcripts of the etcd API, replayed on kvd or on a real etcd.
+//!
+//! `README.md` says how to run them.
+
+pub mod cluster;
+pub mod script;
+pub mod tools;

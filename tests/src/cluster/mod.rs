@@ -1,0 +1,3 @@
+//! Clusters to test against.
+
+pub mod process;

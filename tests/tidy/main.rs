@@ -1,0 +1,1 @@
+//! What a tool can check about the source tree itself.
