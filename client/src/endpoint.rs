@@ -11,6 +11,11 @@ use tonic::transport::Channel;
 use crate::error::Error;
 use crate::options::Options;
 
+/// Bytes of one answer that may be under way: 1 MiB fills a link of 1 Gbit/s at 8 ms.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// Bytes of all answers that may be under way.
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
 /// An endpoint with a connection that is made at the first call and again when it breaks.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
@@ -33,7 +38,9 @@ impl Endpoint {
             .keep_alive_timeout(options.keep_alive_timeout)
             // Servers of etcd punish probes on idle connections (behaviour.md §10.1).
             .keep_alive_while_idle(false)
-            .http2_adaptive_window(true)
+            // Fixed: estimating windows takes probes, which such servers may count as well.
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .connect_with_connector_lazy(connector);
         Ok(Self { name: name.to_owned(), channel })
     }

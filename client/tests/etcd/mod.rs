@@ -1,5 +1,7 @@
 //! Real etcd processes for tests: found by `KVD_ETCD` (a folder) or on the PATH, started on free
-//! ports, killed when dropped.
+//! ports, killed when dropped. Shared with the tests of other packages, each using its part.
+
+#![allow(dead_code, reason = "not every test uses every part")]
 
 use std::env;
 use std::net::TcpListener;
@@ -38,8 +40,14 @@ pub(crate) struct Member {
 
 impl Cluster {
     pub(crate) fn start(etcd: &Path, size: usize) -> Result<Self> {
+        Self::start_on(etcd, &free_ports(2 * size)?)
+    }
+
+    /// Half of the ports are for clients, half for peers. A cluster on the same ports has the same
+    /// ids.
+    pub(crate) fn start_on(etcd: &Path, ports: &[u16]) -> Result<Self> {
         let data = TempDir::new()?;
-        let ports = free_ports(2 * size)?;
+        let size = ports.len() / 2;
         let peer = |at: usize| format!("http://127.0.0.1:{}", ports[size + at]);
         let all: Vec<_> = (0..size).map(|at| format!("m{at}={}", peer(at))).collect();
         let members = (0..size).map(|at| {
@@ -90,7 +98,7 @@ impl Drop for Member {
 }
 
 /// Ports that nobody held a moment ago; all are held at once, so that they differ.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
+pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>> {
     let held: Vec<TcpListener> =
         (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
     held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
