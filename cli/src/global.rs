@@ -21,7 +21,7 @@ pub(crate) struct GlobalArgs {
     /// Print keys and values as \xNN
     #[arg(
         long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true"
+        default_missing_value = "true", hide_possible_values = true
     )]
     hex: Option<bool>,
     /// Time for one connection to be made [default: 2s]

@@ -8,13 +8,14 @@ mod failure;
 mod global;
 mod print;
 mod quote;
+mod switches;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::command::{Action, Outcome};
 use crate::failure::Failure;
@@ -38,7 +39,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: impl Iterator<Item = OsString>) -> Result<Outcome, Failure> {
-    let line = match CommandLine::try_parse_from(arguments) {
+    let mut syntax = switches::take_values(CommandLine::command());
+    let matches = syntax.try_get_matches_from_mut(arguments);
+    let line = match matches.and_then(|matches| CommandLine::from_arg_matches(&matches)) {
         Ok(line) => line,
         Err(error) if is_help(&error) => return Ok(Outcome::printed(error.to_string())),
         Err(error) => return Err(Failure::from_syntax(&error)),

@@ -121,18 +121,17 @@ pub(crate) fn refusal(status: &Status) -> Error {
     )
 }
 
-/// A status in a sentence, with what lies beneath it: "tcp connect error: connection refused".
+/// A status in a sentence, with its first cause: "…: connection refused (os error 111)".
 pub(crate) fn describe(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut source = std::error::Error::source(status);
-    while let Some(error) = source {
-        let words = error.to_string();
-        if !words.is_empty() && !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        source = error.source();
+    let mut cause = std::error::Error::source(status);
+    while let Some(deeper) = cause.and_then(std::error::Error::source) {
+        cause = Some(deeper);
     }
-    text
+    let message = status.message();
+    match cause.map(ToString::to_string) {
+        Some(cause) if !message.contains(&cause) => format!("{message}: {cause}"),
+        _ => message.to_owned(),
+    }
 }
 
 fn was_not_connected(status: &Status) -> bool {

@@ -108,6 +108,21 @@ async fn a_write_that_could_not_be_sent_goes_elsewhere() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_connection_that_broke_while_idle_is_made_again() -> Result<()> {
+    let Some(binary) = etcd::find("etcd") else { return Ok(()) };
+    let ports = etcd::free_ports(2)?;
+    let mut cluster = Cluster::start_on(&binary, &ports)?;
+    let client = connect(cluster.endpoints()).await?;
+    client.put("k", "1").await?;
+
+    cluster.members[0].kill()?;
+    let restarted = Cluster::start_on(&binary, &ports)?;
+    connect(restarted.endpoints()).await?;
+    client.put("k", "2").await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn refusals_keep_their_names() -> Result<()> {
     let Some(binary) = etcd::find("etcd") else { return Ok(()) };
     let cluster = Cluster::start(&binary, 1)?;

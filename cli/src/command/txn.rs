@@ -21,6 +21,7 @@ use super::{Outcome, number};
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::print::{MESSAGE_FORMATS, Reply};
+use crate::switches;
 
 /// As typed.
 #[derive(Args)]
@@ -170,6 +171,7 @@ fn operation(line: &[u8]) -> Result<RequestOp, Failure> {
 
 fn command<T: Args + FromArgMatches>(arguments: impl Iterator<Item = OsString>) -> Option<T> {
     let syntax = T::augment_args(Command::new("operation").no_binary_name(true));
+    let syntax = switches::take_values(syntax);
     let matches = syntax.try_get_matches_from(arguments).ok()?;
     T::from_arg_matches(&matches).ok()
 }

@@ -1,6 +1,9 @@
-//! The table form: centred titles, cells to the right.
+//! The table form: centred titles, cells to the right, long cells on several lines.
 
 use super::{Columns, Reply, columns};
+
+/// Characters of a cell beyond which it is cut at blanks, as etcdctl's tables do.
+const CELL_WIDTH_MAX: usize = 30;
 
 pub(super) fn print(reply: &Reply) -> String {
     columns(reply).map(|columns| draw(&columns)).unwrap_or_default()
@@ -10,7 +13,7 @@ fn draw(columns: &Columns) -> String {
     let titles: Vec<String> = columns.titles.iter().map(|title| shown(title)).collect();
     let widths: Vec<usize> = (0..titles.len())
         .map(|at| {
-            let cells = columns.rows.iter().map(|row| width(&row[at]));
+            let cells = columns.rows.iter().map(|row| cell_width(&row[at]));
             cells.chain([width(&titles[at])]).max().unwrap_or(0)
         })
         .collect();
@@ -21,7 +24,12 @@ fn draw(columns: &Columns) -> String {
     table.push_str(&line(&titles, &widths, |gap| gap / 2));
     table.push_str(&rule);
     for row in &columns.rows {
-        table.push_str(&line(row, &widths, |gap| gap));
+        let cells: Vec<Vec<String>> = row.iter().map(|cell| wrapped(cell)).collect();
+        let height = cells.iter().map(Vec::len).max().unwrap_or(0);
+        for at in 0..height {
+            let part = |cell: &Vec<String>| cell.get(at).cloned().unwrap_or_default();
+            table.push_str(&line(&cells.iter().map(part).collect::<Vec<_>>(), &widths, |gap| gap));
+        }
     }
     table.push_str(&rule);
     table
@@ -38,6 +46,30 @@ fn line(cells: &[String], widths: &[usize], left: impl Fn(usize) -> usize) -> St
     }
     line.push('\n');
     line
+}
+
+/// The lines of a cell.
+fn wrapped(cell: &str) -> Vec<String> {
+    if width(cell) <= CELL_WIDTH_MAX {
+        return vec![cell.to_owned()];
+    }
+    let mut lines: Vec<String> = Vec::new();
+    for word in cell.split(' ') {
+        match lines.last_mut() {
+            Some(line) if width(line) + 1 + width(word) <= cell_width(cell) => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// A long cell takes the full width even if its lines are shorter.
+fn cell_width(cell: &str) -> usize {
+    let longest_word = cell.split(' ').map(width).max().unwrap_or(0);
+    width(cell).min(CELL_WIDTH_MAX.max(longest_word))
 }
 
 fn shown(title: &str) -> String {
@@ -65,6 +97,22 @@ mod tests {
 | 123456789012 | xy |
 |            1 |  1 |
 +--------------+----+
+";
+        assert_eq!(draw(&columns), expected);
+    }
+
+    /// As etcdctl 3.5.16 shows a member out of space, one blank at the end included.
+    #[test]
+    fn long_cells_are_cut_at_blanks() {
+        let alarm = "memberID:13668033151171901709 alarm:NOSPACE ";
+        let columns = Columns { titles: vec!["errors"], rows: vec![vec![alarm.to_owned()]] };
+        let expected = "\
++--------------------------------+
+|             ERRORS             |
++--------------------------------+
+|  memberID:13668033151171901709 |
+|                 alarm:NOSPACE  |
++--------------------------------+
 ";
         assert_eq!(draw(&columns), expected);
     }
