@@ -4,9 +4,17 @@
 //! Names are paths relative to the data directory. Durability is explicit: file content is durable after
 //! `sync_data`/`sync_all` of the file, a name (create, rename, remove) after `sync_dir` of its folder.
 
+mod real;
+#[cfg(feature = "testing")]
+mod sim;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+
+pub use real::RealDisk;
+#[cfg(feature = "testing")]
+pub use sim::SimDisk;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

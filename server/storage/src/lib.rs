@@ -17,6 +17,7 @@
 pub mod checkpointer;
 pub mod datadir;
 pub mod fs;
+pub mod log;
 pub mod receive;
 pub mod sled_store;
 pub mod space;
