@@ -4,7 +4,7 @@
 //! (`tests/etcd_client`).
 
 use std::env;
-use std::process::Command;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 use kvd_tests::cluster::process::{Cluster, Program};
@@ -23,18 +23,17 @@ fn etcd_client_works_with_a_real_etcd() -> anyhow::Result<()> {
 
 /// Builds the client where a protoc is, and lets it work on three members.
 fn exercise(test: &str, program: fn() -> anyhow::Result<Program>) -> anyhow::Result<()> {
-    if tools::in_path("protoc").is_none() {
-        tools::skip(test, "no protoc in PATH, which building the crate needs");
+    if let Err(error) = protoc() {
+        tools::skip(test, &format!("{error:#}"));
         return Ok(());
     }
     let cluster = Cluster::start(&program()?, 3, &[])?;
     let manifest = tools::workspace().join("tests/etcd_client/Cargo.toml");
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let output = tools::cargo()
         .args(["run", "--quiet", "--locked", "--manifest-path"])
         .arg(manifest)
         .arg("--target-dir")
-        .arg(tools::workspace().join("target/etcd_client"))
+        .arg(tools::target_dir()?.join("etcd_client"))
         .arg("--")
         .args(cluster.endpoints())
         .output()
@@ -45,5 +44,16 @@ fn exercise(test: &str, program: fn() -> anyhow::Result<Program>) -> anyhow::Res
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+    Ok(())
+}
+
+/// Whether there is a protoc, and the descriptions that it includes, which Debian packs apart.
+fn protoc() -> anyhow::Result<()> {
+    let protoc = tools::in_path("protoc").context("no protoc in PATH to build the crate with")?;
+    let beside = protoc.ancestors().nth(2).map(|prefix| prefix.join("include"));
+    let named = env::var_os("PROTOC_INCLUDE").map(PathBuf::from);
+    let mut folders = named.into_iter().chain(beside);
+    let found = folders.any(|folder| folder.join("google/protobuf/descriptor.proto").is_file());
+    ensure!(found, "protoc lacks google/protobuf/*.proto: install libprotobuf-dev");
     Ok(())
 }

@@ -55,23 +55,35 @@ fn build_kvd() -> anyhow::Result<PathBuf> {
     if let Some(binary) = env::var_os("KVD_BINARY") {
         return Ok(binary.into());
     }
-    // <target>/<profile>/deps/<this test>
-    let test = env::current_exe()?;
-    let profile = test.ancestors().nth(2).context("a test lies in a target folder")?;
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
+    let profile = profile_dir()?;
+    let mut build = cargo();
     build.args(["build", "--quiet", "--package", "kvd", "--bin", "kvd"]);
     if profile.ends_with("release") {
         build.arg("--release");
     }
-    if let Some(target) = profile.parent() {
-        build.env("CARGO_TARGET_DIR", target);
-    }
+    build.arg("--target-dir").arg(target_dir()?);
     let output = build.current_dir(workspace()).output().context("running cargo")?;
     if !output.status.success() {
         bail!("kvd does not build:\n{}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(profile.join("kvd"))
+}
+
+/// The cargo that runs this test.
+pub fn cargo() -> Command {
+    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Where cargo puts what it builds.
+pub fn target_dir() -> anyhow::Result<PathBuf> {
+    let profile = profile_dir()?;
+    Ok(profile.parent().context("a profile lies in a target folder")?.to_owned())
+}
+
+/// `<target>/<profile>`, from where this test is: `<target>/<profile>/deps/<test>`.
+fn profile_dir() -> anyhow::Result<PathBuf> {
+    let test = env::current_exe()?;
+    Ok(test.ancestors().nth(2).context("a test lies in a target folder")?.to_owned())
 }
 
 /// The root of the source tree.

@@ -271,10 +271,7 @@ mod tests {
     fn a_header_shows_foreign_ids_and_falling_terms() {
         let mut printer = Printer::default();
         let header = pb::ResponseHeader { cluster_id: 7, member_id: 8, revision: 2, raft_term: 3 };
-        assert_eq!(
-            printer.header(Some(header)),
-            "header(<cluster> <member> revision=2 <term>)"
-        );
+        assert_eq!(printer.header(Some(header)), "header(<cluster> <member> revision=2 <term>)");
         let other = pb::ResponseHeader { cluster_id: 9, raft_term: 2, ..header };
         assert_eq!(
             printer.header(Some(other)),
