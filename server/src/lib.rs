@@ -1,1 +1,33 @@
-//! (to be written)
+//! kvd: a Raft-replicated key-value store that speaks etcd's v3 API.
+//!
+//! Rooms import only from rooms of lower rank (see ARCHITECTURE.md): ports and limits, then the applier and the
+//! peers' connections, consensus, the node, its services, and the wiring on top.
+
+mod apply;
+pub mod bootstrap;
+mod checkpoint_lane;
+pub mod config;
+pub mod demo;
+pub mod dev;
+pub mod fatal;
+pub mod http;
+pub mod limits;
+pub mod listen;
+mod local_cluster;
+pub mod member_id;
+pub mod metrics;
+pub mod net;
+pub mod node;
+mod peer;
+pub mod process;
+mod raft;
+pub mod service;
+pub mod shutdown;
+pub mod sled_stores;
+pub mod stores;
+pub mod telemetry;
+pub mod threads;
+
+mod run;
+
+pub use run::run;

@@ -33,3 +33,36 @@ pub(crate) const STREAM_KEYS_FIRST: u64 = 10;
 
 /// Keys of a streamed range's piece at most, however small they are.
 pub(crate) const STREAM_KEYS_MAX: u64 = 65_536;
+
+/// Bytes of log entries in one request to a peer; at least one entry is always sent (hazard C9).
+pub const APPEND_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of one message between members. Fixed: no flag lowers it, or a member with a smaller value would
+/// refuse its leader for ever (hazard C9).
+pub const PEER_MESSAGE_BYTES_MAX: usize = 512 << 20;
+
+/// How long a connection to a peer may take to come about.
+pub const PEER_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Entries applied between two published Views (hazard F5).
+pub const APPLY_SLICE_ENTRIES: usize = 64;
+
+/// Bytes of changes after which a checkpoint is cut (hazards D2, F9).
+pub const CHECKPOINT_BYTES: u64 = 16 << 20;
+
+/// A changed state is checkpointed at least this often (hazard F9).
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Entries accepted by the log and not yet applied; above it the proposer is told "too many requests".
+/// etcd's `maxGapBetweenApplyAndCommitIndex`.
+pub const APPLY_GAP_MAX: u64 = 5000;
+
+/// Bytes of proposals in flight on one member; more wait for their turn (hazard D10).
+pub const PROPOSAL_BYTES_IN_FLIGHT_MAX: usize = 64 << 20;
+
+/// Log kept below the last checkpoint although nothing here needs it, so that a peer that was away for a
+/// while catches up from the log and not by snapshot (hazard A5).
+pub const LOG_RETAINED_BYTES: u64 = 64 << 20;
+
+/// Bytes of one piece of a snapshot's stream.
+pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;

@@ -335,3 +335,31 @@ impl Proposal {
         Self { request_id: None, actor: None, command }
     }
 }
+
+impl Command {
+    /// Whether it may make the store larger: what is refused where there is no room (behaviour.md 6.3).
+    pub fn grows(&self) -> bool {
+        match self {
+            Self::Put(_) | Self::LeaseGrant(_) => true,
+            Self::Txn(txn) => txn.puts(),
+            Self::DeleteRange(_)
+            | Self::Compact(_)
+            | Self::LeaseRevoke(_)
+            | Self::LeaseExpire(_)
+            | Self::Alarm(_)
+            | Self::Publish(_)
+            | Self::ClusterVersion(_) => false,
+        }
+    }
+}
+
+impl Txn {
+    /// Whether a branch puts anything, at any depth.
+    pub fn puts(&self) -> bool {
+        self.success.iter().chain(&self.failure).any(|op| match op {
+            TxnOp::Put(_) => true,
+            TxnOp::Txn(txn) => txn.puts(),
+            TxnOp::Range(_) | TxnOp::DeleteRange(_) => false,
+        })
+    }
+}

@@ -25,6 +25,7 @@ pub mod limits;
 pub mod mvcc;
 pub mod outcome;
 pub mod range;
+pub mod snapshot;
 pub mod state;
 pub mod tables;
 pub mod view;

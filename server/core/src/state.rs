@@ -24,6 +24,7 @@ use crate::mvcc::history::ReadError;
 use crate::mvcc::write::Writing;
 use crate::mvcc::{Shared, txn};
 use crate::outcome::{Applied, Fatal, Rejection, Response, TxnAnswer};
+use crate::snapshot::Capture;
 use crate::tables::{Rows, Tables, id_row};
 use crate::view::{Mark, StateHash, View, ViewParts};
 
@@ -143,6 +144,31 @@ impl State {
             rows: self.rows.count() + part.row_count,
         };
         Checkpoint { meta, blocks: part.blocks, rows, freed: part.freed }
+    }
+
+    /// This moment, to be sent to somebody. What was applied must be published.
+    pub fn capture(&self) -> Capture {
+        let mut rows = self.tables.rows();
+        let keys = self.shared.read();
+        rows.extend(
+            keys.leases
+                .iter()
+                .map(|(id, lease)| (Table::Lease, lease_row(id), encode_lease(lease.terms))),
+        );
+        drop(keys);
+        let meta = Meta {
+            sequence: 1,
+            applied: self.applied,
+            membership: (*self.membership).clone(),
+            revision: self.revision,
+            compacted: self.compacted,
+            live_hash: self.hash().live,
+            history_hash: self.history_hash,
+            // The receiver counts what it stores.
+            blocks: 0,
+            rows: 0,
+        };
+        Capture::new(self.view.clone(), meta, rows)
     }
 
     /// That checkpoint is durable: its blocks may leave memory, those it freed are forgotten.

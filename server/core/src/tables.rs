@@ -166,6 +166,20 @@ impl Tables {
         Ok(())
     }
 
+    /// All rows, in order of table and id.
+    pub(crate) fn rows(&self) -> Vec<(Table, Bytes, Bytes)> {
+        let members = self.members.present.iter();
+        let members = members.map(|(id, m)| (Table::Member, id_row(id.0), encode_member(m)));
+        let removed = self.members.removed.iter();
+        let removed = removed.map(|id| (Table::Removed, id_row(id.0), PRESENT));
+        let alarms = self.alarms.iter();
+        let alarms = alarms.map(|(id, kind)| (Table::Alarm, alarm_row(*id, *kind), PRESENT));
+        let version = self.cluster_version.map(|version| {
+            (Table::Cluster, Bytes::from_static(CLUSTER_VERSION), version_row(version))
+        });
+        members.chain(removed).chain(alarms).chain(version).collect()
+    }
+
     /// Whether any member raised that alarm.
     pub(crate) fn is_raised(&self, kind: AlarmKind) -> bool {
         self.alarms.iter().any(|(_, raised)| *raised == kind)

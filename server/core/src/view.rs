@@ -134,6 +134,20 @@ impl View {
         Ok(Ok(()))
     }
 
+    /// Visits the records that compaction left, from a change to the end of a revision.
+    pub(crate) fn scan_records(
+        &self,
+        from: ChangeId,
+        to: Revision,
+        access: Access,
+        visit: &mut dyn FnMut(&Record) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        self.parts.shared.history.scan(from, to, access, &mut |record| {
+            let kept = self.event(record)?.is_some();
+            Ok(if kept { visit(record) } else { ControlFlow::Continue(()) })
+        })
+    }
+
     /// The key as it was before the event: the state at the revision before it, if that is not compacted away
     /// (rule W19).
     pub fn previous(&self, event: &Event, access: Access) -> Result<Option<KeyValue>, ReadError> {

@@ -122,7 +122,7 @@ pub(crate) fn help() -> String {
          Flags:\n",
     );
     for flag in table::SERVED {
-        text.push_str(&format!("  --{} {}\n", flag.name, quoted(flag)));
+        text.push_str(&format!("  --{} {}{}\n", flag.name, flag.kind.word(), default_note(flag)));
         text.push_str(&format!("    \t{}\n", flag.help));
     }
     text.push_str(
@@ -170,13 +170,8 @@ pub(crate) fn markdown() -> String {
     text
 }
 
-fn quoted(flag: &Flag) -> String {
-    match flag.kind {
-        Kind::Text | Kind::Urls => format!("'{}'", flag.default),
-        Kind::Bool | Kind::Uint | Kind::Uint32 | Kind::Int | Kind::Duration => {
-            format!("'{}'", flag.default)
-        }
-    }
+fn default_note(flag: &Flag) -> String {
+    if flag.default.is_empty() { String::new() } else { format!(" (default {})", flag.default) }
 }
 
 #[cfg(test)]

@@ -23,6 +23,9 @@ pub use self::url::{Scheme, Url, UrlError};
 /// The version of etcd's interface that kvd answers to (behaviour.md 6.1).
 pub const ETCD_VERSION: &str = "3.6.14";
 
+/// The version of the stored data that goes with it (behaviour.md 5.3).
+pub const STORAGE_VERSION: &str = "3.6.0";
+
 /// Everything a member is told at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {

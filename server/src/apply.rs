@@ -1,0 +1,298 @@
+//! The applier: the only writer of the state.
+//!
+//! It takes slices of committed entries, applies each, makes the result visible, then answers. Order is a
+//! promise: state changed, View visible, answer given; so whoever has the answer can read it on this member.
+//! It never waits for a reader, a client or a watcher (hazard B1). Between slices it does bounded steps of
+//! physical compaction and hands checkpoints to the checkpointer.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kvd_core::checkpoint::{Checkpoint, Meta};
+use kvd_core::command::Entry;
+use kvd_core::ids::Index;
+use kvd_core::limits::COMPACT_STEP_KEYS;
+use kvd_core::outcome::{Applied, Fatal};
+use kvd_core::snapshot::Capture;
+use kvd_core::state::{CompactProgress, State};
+use kvd_core::view::View;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::limits::{APPLY_SLICE_ENTRIES, CHECKPOINT_BYTES};
+use crate::threads::{Threads, Worker, serve_queue};
+
+/// Work that may wait for the applier; openraft has one batch in flight, checkpoints and ticks are few.
+const QUEUE: usize = 64;
+
+/// Answers one entry's proposer.
+pub(crate) type Reply = Box<dyn FnOnce(Applied) + Send>;
+
+/// What the applier is asked to do.
+pub(crate) enum Work {
+    /// Apply committed entries, in order.
+    Entries(Vec<(Entry, Option<Reply>)>, oneshot::Sender<Result<(), String>>),
+    /// Hand a checkpoint at the applied index to the checkpointer, if anything changed since the last.
+    Checkpoint(oneshot::Sender<Option<Meta>>),
+    /// A checkpoint of the state with this generation became durable.
+    Durable(u64, Meta),
+    /// Hand out this moment, to be sent to somebody.
+    Capture(oneshot::Sender<Capture>),
+    /// Take another state, received as a snapshot.
+    Install(Box<State>, oneshot::Sender<u64>),
+}
+
+/// What everybody may see of the applied state.
+#[derive(Clone)]
+pub(crate) struct Published {
+    inner: Arc<Mutex<Inner>>,
+}
+
+struct Inner {
+    view: View,
+    /// Who waits for an index to become visible.
+    waiting: BTreeMap<Index, Vec<oneshot::Sender<()>>>,
+}
+
+impl Published {
+    fn new(view: View) -> Self {
+        Self { inner: Arc::new(Mutex::new(Inner { view, waiting: BTreeMap::new() })) }
+    }
+
+    /// The newest View.
+    pub(crate) fn view(&self) -> View {
+        self.lock().view.clone()
+    }
+
+    /// Index of the newest View.
+    pub(crate) fn applied(&self) -> Index {
+        self.lock().view.at().index
+    }
+
+    /// Returns a View at this index or later, once there is one.
+    pub(crate) async fn at_least(&self, index: Index) -> View {
+        loop {
+            let visible = {
+                let mut inner = self.lock();
+                if inner.view.at().index >= index {
+                    return inner.view.clone();
+                }
+                let (sender, receiver) = oneshot::channel();
+                inner.waiting.entry(index).or_default().push(sender);
+                receiver
+            };
+            // A closed channel can only mean that the waiters were cleared: look again.
+            let _woken = visible.await;
+        }
+    }
+
+    fn publish(&self, view: View) {
+        let mut inner = self.lock();
+        let index = view.at().index;
+        inner.view = view;
+        let still_waiting = inner.waiting.split_off(&index.next());
+        let woken = std::mem::replace(&mut inner.waiting, still_waiting);
+        drop(inner);
+        for waiter in woken.into_values().flatten() {
+            let _gone = waiter.send(());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic aborts the process, so the lock is never seen poisoned; either way the content is whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A handle to the applier; clones share it.
+#[derive(Clone)]
+pub(crate) struct Applier {
+    queue: mpsc::Sender<Work>,
+    published: Published,
+}
+
+/// Where the applier sends what must become durable, with the generation of the state: a state that was
+/// replaced meanwhile has no use for the answer.
+pub(crate) type SendCheckpoint = Box<dyn FnMut(u64, Checkpoint) + Send>;
+
+impl Applier {
+    /// Starts the applier on a state. `send_checkpoint` must not block; a checkpoint is cut after `entries_max`
+    /// entries, or sooner; `fatal` is told why the member must stop.
+    pub(crate) fn start(
+        threads: Threads,
+        mut state: State,
+        send_checkpoint: SendCheckpoint,
+        entries_max: u64,
+        fatal: Box<dyn Fn(String) + Send>,
+    ) -> std::io::Result<Self> {
+        let published = Published::new(state.publish());
+        let (queue, work) = mpsc::channel(QUEUE);
+        let worker = ApplyWorker {
+            entries_max,
+            checkpointed_at: state.applied().index,
+            state,
+            published: published.clone(),
+            send_checkpoint,
+            generation: 0,
+            checkpoint_in_flight: false,
+            compaction_blocked: false,
+            fatal,
+        };
+        serve_queue(threads, "apply", work, worker)?;
+        Ok(Self { queue, published })
+    }
+
+    /// What everybody may see.
+    pub(crate) fn published(&self) -> &Published {
+        &self.published
+    }
+
+    /// Applies committed entries; returns when they are visible and answered.
+    pub(crate) async fn apply(&self, entries: Vec<(Entry, Option<Reply>)>) -> Result<(), String> {
+        let (done, applied) = oneshot::channel();
+        self.send(Work::Entries(entries, done)).await?;
+        applied.await.map_err(|_closed| stopped())?
+    }
+
+    /// Asks for a checkpoint; returns its meta once it was handed over, `None` if nothing changed or one is
+    /// on its way.
+    pub(crate) async fn checkpoint(&self) -> Result<Option<Meta>, String> {
+        let (done, meta) = oneshot::channel();
+        self.send(Work::Checkpoint(done)).await?;
+        meta.await.map_err(|_closed| stopped())
+    }
+
+    /// Tells that a checkpoint became durable.
+    pub(crate) async fn durable(&self, generation: u64, meta: Meta) -> Result<(), String> {
+        self.send(Work::Durable(generation, meta)).await
+    }
+
+    /// This moment, to be sent to somebody.
+    pub(crate) async fn capture(&self) -> Result<Capture, String> {
+        let (done, capture) = oneshot::channel();
+        self.send(Work::Capture(done)).await?;
+        capture.await.map_err(|_closed| stopped())
+    }
+
+    /// Replaces the state by one that was received; tells its generation.
+    pub(crate) async fn install(&self, state: State) -> Result<u64, String> {
+        let (done, installed) = oneshot::channel();
+        self.send(Work::Install(Box::new(state), done)).await?;
+        installed.await.map_err(|_closed| stopped())
+    }
+
+    async fn send(&self, work: Work) -> Result<(), String> {
+        self.queue.send(work).await.map_err(|_closed| stopped())
+    }
+}
+
+fn stopped() -> String {
+    "the applier has stopped".to_owned()
+}
+
+struct ApplyWorker {
+    /// Entries between two checkpoints at most; etcd's `--snapshot-count`.
+    entries_max: u64,
+    /// Index of the last checkpoint that was cut.
+    checkpointed_at: Index,
+    state: State,
+    published: Published,
+    send_checkpoint: SendCheckpoint,
+    /// Grows with each state that is installed.
+    generation: u64,
+    /// One checkpoint at a time: the next is cut when this one is durable.
+    checkpoint_in_flight: bool,
+    /// A reader still uses what compaction would remove; tried again after the next work.
+    compaction_blocked: bool,
+    fatal: Box<dyn Fn(String) + Send>,
+}
+
+impl Worker<Work> for ApplyWorker {
+    fn handle(&mut self, work: Work) {
+        self.compaction_blocked = false;
+        match work {
+            Work::Entries(entries, done) => {
+                let result = self.apply(entries).map_err(|error| error.to_string());
+                if let Err(error) = &result {
+                    (self.fatal)(error.clone());
+                }
+                let _openraft_gone = done.send(result);
+                if self.is_checkpoint_due() {
+                    self.checkpoint();
+                }
+            }
+            Work::Checkpoint(done) => {
+                let _asker_gone = done.send(self.checkpoint());
+            }
+            Work::Durable(generation, meta) if generation == self.generation => {
+                self.state.checkpointed(&meta);
+                self.checkpoint_in_flight = false;
+            }
+            Work::Durable(..) => {}
+            Work::Capture(done) => {
+                let _asker_gone = done.send(self.state.capture());
+            }
+            Work::Install(state, done) => {
+                self.state = *state;
+                self.generation += 1;
+                self.checkpointed_at = self.state.applied().index;
+                self.checkpoint_in_flight = false;
+                self.published.publish(self.state.publish());
+                let _openraft_gone = done.send(self.generation);
+            }
+        }
+    }
+
+    /// Physical compaction, a few keys at a time.
+    fn idle(&mut self) -> bool {
+        if self.compaction_blocked {
+            return false;
+        }
+        match self.state.compact_step(COMPACT_STEP_KEYS) {
+            Ok(CompactProgress::More) => true,
+            Ok(CompactProgress::Done) => false,
+            Ok(CompactProgress::Blocked) => {
+                self.compaction_blocked = true;
+                false
+            }
+            Err(error) => {
+                (self.fatal)(error.to_string());
+                false
+            }
+        }
+    }
+}
+
+impl ApplyWorker {
+    fn apply(&mut self, mut entries: Vec<(Entry, Option<Reply>)>) -> Result<(), Fatal> {
+        let mut entries = entries.drain(..).peekable();
+        let mut answers = Vec::with_capacity(APPLY_SLICE_ENTRIES);
+        while entries.peek().is_some() {
+            for (entry, reply) in entries.by_ref().take(APPLY_SLICE_ENTRIES) {
+                let applied = self.state.apply(&entry, reply.is_some())?;
+                answers.extend(reply.map(|reply| (reply, applied)));
+            }
+            self.published.publish(self.state.publish());
+            for (reply, applied) in answers.drain(..) {
+                reply(applied);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_checkpoint_due(&self) -> bool {
+        let entries = self.state.applied().index.0 - self.checkpointed_at.0;
+        self.state.unsealed_bytes() >= CHECKPOINT_BYTES || entries >= self.entries_max
+    }
+
+    fn checkpoint(&mut self) -> Option<Meta> {
+        if self.checkpoint_in_flight {
+            return None;
+        }
+        let checkpoint = self.state.checkpoint();
+        self.checkpointed_at = checkpoint.meta.applied.index;
+        let meta = checkpoint.meta.clone();
+        self.checkpoint_in_flight = true;
+        (self.send_checkpoint)(self.generation, checkpoint);
+        Some(meta)
+    }
+}

@@ -1,0 +1,448 @@
+//! From a data directory and flags to a running member: new cluster, restart, or a state fetched from a peer.
+//!
+//! Every refusal is one line that says what is wrong and what to do.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kvd_core::checkpoint::Meta;
+use kvd_core::ids::{ClusterId, Incarnation, Index, MemberId};
+use kvd_core::state::{Options as StateOptions, State};
+use kvd_proto::peer::{FetchStateRequest, HelloRequest};
+use kvd_storage::fs::Disk;
+use kvd_storage::log::{self, RaftLog};
+use kvd_storage::space::Level;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+
+use crate::apply::Applier;
+use crate::checkpoint_lane::{CheckpointLane, Room};
+use crate::fatal::FatalSignal;
+use crate::net::Net;
+use crate::node::peer_side::PeerSide;
+use crate::node::propose::Proposer;
+use crate::node::reads::{Addresses, ReadRounds};
+use crate::node::upkeep::{self, Retention};
+use crate::node::{Node, NodeLimits};
+use crate::peer::identity::{Identity, PROTOCOL};
+use crate::peer::pool::{Lane, Peers, within};
+use crate::raft::{Checkpoints, Installer, Parts, Raft, RaftConfig, SnapshotSender};
+use crate::shutdown::Shutdown;
+use crate::stores::Stores;
+use crate::threads::{ReaderPool, Threads};
+
+/// How long a starting member waits for one peer to say who it is.
+const GREETING: Duration = Duration::from_millis(1500);
+
+/// Bytes a second of one snapshot transfer: what leaves a gigabit network room for the rest (hazard F26).
+const SNAPSHOT_BYTES_PER_SECOND: u64 = 100 << 20;
+
+/// Checkpoints that became durable and were not followed up yet; one is in flight at most.
+const DURABLE_QUEUE: usize = 16;
+
+/// Why a member does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The data directory or the log cannot be used.
+    #[error("{0}")]
+    Storage(String),
+    /// The flags do not fit the cluster.
+    #[error("{0}")]
+    Cluster(String),
+    /// Consensus cannot be recovered.
+    #[error("consensus cannot start: {0}")]
+    Raft(String),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// What a member is told and where it lives.
+pub struct MemberConfig {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub member_id: MemberId,
+    /// The cluster's id.
+    pub cluster_id: ClusterId,
+    /// The founding members with their peer URLs; used only while the log is empty.
+    pub founders: BTreeMap<MemberId, Vec<String>>,
+    /// Found a cluster if there is none.
+    pub may_found: bool,
+    /// Where clients are told to find it.
+    pub client_urls: Vec<String>,
+    /// What its flags allow.
+    pub limits: NodeLimits,
+    /// How long the log is kept.
+    pub snapshot_count: u64,
+    /// Entries that the log keeps below the applied one.
+    pub snapshot_catchup_entries: u64,
+}
+
+/// The world of a member: real in production, simulated in the simulator.
+pub struct World {
+    /// Where blocking work runs.
+    pub threads: Threads,
+    /// The network.
+    pub net: Arc<dyn Net>,
+    /// The data directory's files.
+    pub disk: Arc<dyn Disk>,
+    /// Where the log is on that disk.
+    pub wal: PathBuf,
+    /// Bytes of one segment of the log.
+    pub segment_bytes: u64,
+    /// Its data directory's mark.
+    pub incarnation: Incarnation,
+    /// The checkpoint stores.
+    pub stores: Arc<dyn Stores>,
+    /// Why the checkpoints that were there are of no use, if so: they are fetched from a peer.
+    pub broken: Option<String>,
+    /// How much room the device has.
+    pub space: watch::Receiver<Level>,
+    /// Whether a checkpoint of so many bytes can be written.
+    pub room: Arc<dyn Fn(u64) -> bool + Send + Sync>,
+    /// Random numbers.
+    pub random: Arc<Mutex<dyn FnMut() -> u64 + Send>>,
+    /// Told why the member must stop.
+    pub fatal: FatalSignal,
+    /// Told to stop.
+    pub shutdown: Shutdown,
+}
+
+/// A member on its way up: its peer port can be served.
+pub struct Starting {
+    config: MemberConfig,
+    world: World,
+    own: Identity,
+    peers: Peers,
+    readers: ReaderPool,
+    log: RaftLog,
+    sender: SnapshotSender,
+    /// What peers talk to.
+    pub peer_side: Arc<PeerSide>,
+}
+
+/// Opens the log. After this the peer port may be served: peers may ask who is there.
+pub fn open(config: MemberConfig, world: World) -> Result<Starting, StartError> {
+    let own = Identity {
+        cluster_id: config.cluster_id,
+        member_id: config.member_id,
+        incarnation: world.incarnation,
+    };
+    let log = open_log(&world)?;
+    let readers = ReaderPool::start(world.threads)?;
+    let sender = SnapshotSender::new(readers.clone(), SNAPSHOT_BYTES_PER_SECOND);
+    let peers = Peers::new(own, Arc::clone(&world.net));
+    let peer_side = Arc::new(PeerSide::new(own, sender.clone(), world.space.clone()));
+    Ok(Starting { config, world, own, peers, readers, log, sender, peer_side })
+}
+
+fn open_log(world: &World) -> Result<RaftLog, StartError> {
+    let random = Arc::clone(&world.random);
+    let options = log::Options {
+        segment_bytes: world.segment_bytes,
+        spares: 2,
+        tail_bytes: 16 << 20,
+        frame_bytes_max: 4 << 20,
+        nonce: Box::new(move || (random.lock().unwrap_or_else(PoisonError::into_inner))()),
+    };
+    let (log, flusher) = RaftLog::open(Arc::clone(&world.disk), &world.wal, options)
+        .map_err(|error| StartError::Storage(error.to_string()))?;
+    let fatal = world.fatal.clone();
+    match world.threads {
+        Threads::Os => {
+            log::spawn(flusher, move |error| fatal.raise(error.to_string()))?;
+        }
+        Threads::Simulated => {
+            tokio::spawn(flush_as_task(log.clone(), flusher, fatal));
+        }
+    }
+    Ok(log)
+}
+
+/// The flusher as a task of the simulator: a step whenever something is queued.
+async fn flush_as_task(log: RaftLog, mut flusher: log::Flusher, fatal: FatalSignal) {
+    let queued = Arc::new(tokio::sync::Notify::new());
+    let waker = Arc::clone(&queued);
+    log.set_waker(Box::new(move || waker.notify_one()));
+    loop {
+        match flusher.step() {
+            Ok(log::Step::Worked) => tokio::task::yield_now().await,
+            Ok(log::Step::Idle) => {
+                let idle = Duration::from_millis(100);
+                if tokio::time::timeout(idle, queued.notified()).await.is_err()
+                    && let Err(error) = flusher.step_after_idle()
+                {
+                    return fatal.raise(error.to_string());
+                }
+            }
+            Err(error) => return fatal.raise(error.to_string()),
+        }
+    }
+}
+
+/// Peer URLs from the newest View.
+struct KnownAddresses(Applier);
+
+impl Addresses for KnownAddresses {
+    fn peer_urls(&self, member: MemberId) -> Vec<String> {
+        let view = self.0.published().view();
+        view.membership().1.nodes.get(&member).cloned().unwrap_or_default()
+    }
+}
+
+impl Starting {
+    /// Recovers the state, founds or rejoins the cluster, and returns the running member.
+    pub async fn start(self) -> Result<Arc<Node>, StartError> {
+        let is_new = self.log.state().last.is_none() && self.world.broken.is_none();
+        if is_new {
+            self.greet_peers().await?;
+        }
+        let (durable, checkpoints_durable) = mpsc::channel(DURABLE_QUEUE);
+        let installer = Installer::new(
+            Arc::clone(&self.world.stores),
+            self.log.clone(),
+            self.readers.clone(),
+            StateOptions::DEFAULT,
+        );
+        let state = self.recover(&installer).await?;
+        let room: Room = Arc::clone(&self.world.room);
+        let fatal = self.world.fatal.clone();
+        let lane =
+            CheckpointLane::new(self.world.threads, self.log.clone(), room, durable, fatal.clone());
+        lane.replace(0, self.world.stores.live())?;
+        let applier = self.applier(state, &lane, fatal.clone())?;
+        self.peer_side.has_state(applier.clone());
+        let last = self.last_checkpoint()?;
+        let checkpoints = Checkpoints::new(last);
+        let raft = self.raft(&applier, &checkpoints, installer.with_lane(lane)).await?;
+        let node = self.node(raft, applier, checkpoints);
+        self.run(&node, checkpoints_durable, is_new).await?;
+        Ok(node)
+    }
+
+    /// Before an empty member founds anything, it asks whether its id is in use (hazard A6).
+    async fn greet_peers(&self) -> Result<(), StartError> {
+        let others = self.config.founders.iter().filter(|(id, _)| **id != self.own.member_id);
+        let greetings = others.map(|(id, urls)| self.greet(*id, urls));
+        for reply in futures_util::future::join_all(greetings).await.into_iter().flatten() {
+            if reply.protocol_major != PROTOCOL.0 {
+                return Err(StartError::Cluster(format!(
+                    "member {:x} speaks version {} of the peer protocol, this one {}: \
+                     run releases that are closer to each other",
+                    reply.member_id, reply.protocol_major, PROTOCOL.0
+                )));
+            }
+            if reply.removed {
+                return Err(StartError::Cluster(format!(
+                    "member {} was removed from the cluster; add it anew to get a new id",
+                    self.own.member_id
+                )));
+            }
+            if reply.bootstrapped && reply.known_incarnation != self.own.incarnation.0 {
+                return Err(StartError::Cluster(format!(
+                    "member {} has already been bootstrapped, but its data directory is empty: \
+                     restore the directory, or remove the member from the cluster and add it anew",
+                    self.own.member_id
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn greet(&self, id: MemberId, urls: &[String]) -> Option<kvd_proto::peer::HelloReply> {
+        let mut client = self.peers.client(id, urls, Lane::Calls);
+        let hello = HelloRequest { protocol_major: PROTOCOL.0, protocol_minor: PROTOCOL.1 };
+        let request = self.peers.request(id, hello);
+        // Who does not answer knows nothing that could stop this member; its peer port would refuse it later.
+        within(GREETING, client.hello(request)).await.ok()
+    }
+
+    /// The state of the live store, or a peer's where that is of no use.
+    async fn recover(&self, installer: &Installer) -> Result<State, StartError> {
+        let purged = self.log.state().purged.map_or(Index(0), |purged| purged.index);
+        let unusable = match &self.world.broken {
+            Some(reason) => reason.clone(),
+            None => match State::open(self.world.stores.live(), StateOptions::DEFAULT) {
+                Ok(state) if state.applied().index >= purged => return Ok(state),
+                Ok(state) => format!(
+                    "the checkpoint is at {}, but the log begins after {purged}",
+                    state.applied().index
+                ),
+                Err(error) => error.to_string(),
+            },
+        };
+        tracing::warn!(reason = %unusable, "no usable checkpoint; fetching the state from a peer");
+        self.fetch(installer, purged, &unusable).await
+    }
+
+    /// Fetches the state of any peer at or after an index (hazard A5).
+    async fn fetch(
+        &self,
+        installer: &Installer,
+        index_min: Index,
+        reason: &str,
+    ) -> Result<State, StartError> {
+        let others: Vec<_> =
+            self.config.founders.iter().filter(|(id, _)| **id != self.own.member_id).collect();
+        if others.is_empty() {
+            return Err(StartError::Storage(format!(
+                "the checkpoint cannot be used ({reason}) and there is no peer to fetch it from: \
+                 restore the data directory from a backup"
+            )));
+        }
+        loop {
+            for (id, urls) in &others {
+                match self.fetch_from(installer, **id, urls, index_min).await {
+                    Ok(state) => return Ok(state),
+                    Err(error) => tracing::warn!(member = %id, %error, "no state from this peer"),
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(GREETING) => {}
+                () = self.world.shutdown.begun() => {
+                    return Err(StartError::Storage("stopped before a state was found".to_owned()));
+                }
+            }
+        }
+    }
+
+    async fn fetch_from(
+        &self,
+        installer: &Installer,
+        id: MemberId,
+        urls: &[String],
+        index_min: Index,
+    ) -> Result<State, String> {
+        let mut client = self.peers.client(id, urls, Lane::Snapshots);
+        let request = self.peers.request(id, FetchStateRequest { index_min: index_min.0 });
+        let stream = client.fetch_state(request).await.map_err(|status| status.to_string())?;
+        let chunks = futures_util::StreamExt::map(stream.into_inner(), |chunk| {
+            chunk.map(|chunk| chunk.data).map_err(|status| status.to_string())
+        });
+        let received = installer.receive(Box::pin(chunks), None).await?;
+        received.into_live_state().map_err(|error| error.to_string())
+    }
+
+    fn applier(
+        &self,
+        state: State,
+        lane: &CheckpointLane,
+        fatal: FatalSignal,
+    ) -> Result<Applier, StartError> {
+        let lane = lane.clone();
+        let send = Box::new(move |generation, checkpoint| lane.send(generation, checkpoint));
+        let entries_max = self.config.snapshot_count;
+        let fatal = Box::new(move |reason| fatal.raise(reason));
+        Ok(Applier::start(self.world.threads, state, send, entries_max, fatal)?)
+    }
+
+    fn last_checkpoint(&self) -> Result<Option<Meta>, StartError> {
+        let meta = self.world.stores.live().meta();
+        meta.map_err(|error| StartError::Storage(error.to_string()))
+    }
+
+    async fn raft(
+        &self,
+        applier: &Applier,
+        checkpoints: &Checkpoints,
+        installer: Installer,
+    ) -> Result<Raft, StartError> {
+        let parts = Parts {
+            config: RaftConfig {
+                member_id: self.own.member_id,
+                heartbeat_ms: self.config.limits.heartbeat_ms,
+                election_ms: self.config.limits.election_ms,
+            },
+            log: self.log.clone(),
+            applier: applier.clone(),
+            checkpoints: checkpoints.clone(),
+            installer,
+            snapshot_sender: self.sender.clone(),
+            peers: self.peers.clone(),
+            readers: self.readers.clone(),
+        };
+        Raft::build(parts).await.map_err(StartError::Raft)
+    }
+
+    fn node(&self, raft: Raft, applier: Applier, checkpoints: Checkpoints) -> Arc<Node> {
+        let addresses: Arc<dyn Addresses> = Arc::new(KnownAddresses(applier.clone()));
+        let timeout = Duration::from_millis(5000 + 2 * self.config.limits.election_ms);
+        let proposer = Arc::new(Proposer {
+            raft: raft.clone(),
+            peers: self.peers.clone(),
+            published: applier.published().clone(),
+            addresses: Arc::clone(&addresses),
+            request_bytes_max: self.config.limits.request_bytes_max,
+            timeout,
+            space: self.world.space.clone(),
+            in_flight: Proposer::admission(),
+            counters: crate::node::propose::Counters::default(),
+        });
+        self.peer_side.runs(raft.clone(), Arc::clone(&proposer));
+        let stores = Arc::clone(&self.world.stores);
+        Arc::new(Node {
+            own: self.own,
+            limits: self.config.limits.clone(),
+            reads: ReadRounds::start(raft.clone(), self.peers.clone(), addresses),
+            raft,
+            proposer,
+            readers: self.readers.clone(),
+            published: applier.published().clone(),
+            applier,
+            checkpoints,
+            db_size: Box::new(move || stores.live().size_bytes().unwrap_or(0)),
+            space: self.world.space.clone(),
+            ready: watch::Sender::new(false),
+            leader_changes: AtomicU64::new(0),
+            fatal: self.world.fatal.clone(),
+        })
+    }
+
+    /// Takes part, founds the cluster if there is none, and starts the member's own duties.
+    async fn run(
+        &self,
+        node: &Arc<Node>,
+        checkpoints_durable: mpsc::Receiver<(u64, Meta)>,
+        is_new: bool,
+    ) -> Result<(), StartError> {
+        node.raft.run();
+        if is_new && self.config.may_found {
+            node.raft.initialize(&self.config.founders).await.map_err(StartError::Raft)?;
+        }
+        let shutdown = self.world.shutdown.clone();
+        let retention = Retention::from_flags(
+            self.config.snapshot_count,
+            self.config.snapshot_catchup_entries,
+        );
+        let applier = node.applier.clone();
+        tokio::spawn(upkeep::follow_checkpoints(
+            Arc::clone(node),
+            applier.clone(),
+            self.log.clone(),
+            retention,
+            checkpoints_durable,
+        ));
+        tokio::spawn(upkeep::checkpoint_regularly(applier, shutdown.clone()));
+        tokio::spawn(upkeep::follow_leadership(Arc::clone(node), shutdown.clone()));
+        tokio::spawn(upkeep::set_cluster_version(Arc::clone(node), shutdown.clone()));
+        tokio::spawn(upkeep::become_ready(
+            Arc::clone(node),
+            self.config.name.clone(),
+            self.config.client_urls.clone(),
+            shutdown,
+        ));
+        let (watched, fatal) = (node.raft.clone(), self.world.fatal.clone());
+        let shutdown = self.world.shutdown.clone();
+        tokio::spawn(async move {
+            let reason = watched.failed().await;
+            if !shutdown.is_begun() {
+                fatal.raise(reason);
+            }
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! The way of a checkpoint from the applier to the live store: one checkpointer a state, replaced with it.
+
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kvd_core::checkpoint::{Checkpoint, CheckpointStore, Meta};
+use kvd_storage::checkpointer::{Checkpointer, Gates, Report, Step, Wake};
+use kvd_storage::log::RaftLog;
+use tokio::sync::mpsc;
+
+use crate::fatal::FatalSignal;
+use crate::threads::Threads;
+
+/// How often a simulated checkpointer looks whether it can go on.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Whether so many bytes can be written.
+pub(crate) type Room = Arc<dyn Fn(u64) -> bool + Send + Sync>;
+
+/// Starts checkpointers and hands checkpoints to the present one; clones share it.
+#[derive(Clone)]
+pub(crate) struct CheckpointLane {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    threads: Threads,
+    log: RaftLog,
+    room: Room,
+    /// Checkpoints that became durable, with the generation of their state.
+    durable: mpsc::Sender<(u64, Meta)>,
+    fatal: FatalSignal,
+    present: Mutex<Option<Present>>,
+}
+
+struct Present {
+    generation: u64,
+    checkpoints: SyncSender<Checkpoint>,
+    wake: Arc<Wake>,
+}
+
+impl CheckpointLane {
+    pub(crate) fn new(
+        threads: Threads,
+        log: RaftLog,
+        room: Room,
+        durable: mpsc::Sender<(u64, Meta)>,
+        fatal: FatalSignal,
+    ) -> Self {
+        let present = Mutex::new(None);
+        let inner = Arc::new(Inner { threads, log, room, durable, fatal, present });
+        let wake = Arc::downgrade(&inner);
+        inner.log.on_durable_advance(Box::new(move |_log_id| {
+            if let Some(inner) = wake.upgrade()
+                && let Some(present) = &*inner.present.lock().unwrap_or_else(PoisonError::into_inner)
+            {
+                present.wake.wake();
+            }
+        }));
+        Self { inner }
+    }
+
+    /// Checkpoints of this generation go to this store from now on; what the one before has not committed is
+    /// given up (hazard F29).
+    pub(crate) fn replace(
+        &self,
+        generation: u64,
+        store: Arc<dyn CheckpointStore>,
+    ) -> std::io::Result<()> {
+        let (checkpoints, inbox) = sync_channel(1);
+        let wake = Arc::new(Wake::new());
+        let checkpointer = Checkpointer::new(store, inbox, self.gates(generation));
+        match self.inner.threads {
+            Threads::Os => {
+                let wake = Arc::clone(&wake);
+                std::thread::Builder::new()
+                    .name("checkpoint".to_owned())
+                    .spawn(move || checkpointer.run(&wake))?;
+            }
+            Threads::Simulated => {
+                tokio::spawn(step_regularly(checkpointer));
+            }
+        }
+        let present = Present { generation, checkpoints, wake };
+        let mut slot = self.inner.present.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = slot.replace(present) {
+            before.wake.close();
+        }
+        Ok(())
+    }
+
+    /// Hands over a checkpoint; never blocks, for the applier has one on its way at most.
+    pub(crate) fn send(&self, generation: u64, checkpoint: Checkpoint) {
+        let slot = self.inner.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = match &*slot {
+            Some(present) if present.generation == generation => {
+                present.checkpoints.try_send(checkpoint).map_err(|error| error.to_string())
+            }
+            // The state was replaced meanwhile: its checkpoint is of no use.
+            _ => Ok(()),
+        };
+        if let Err(error) = sent {
+            self.inner.fatal.raise(format!("a checkpoint could not be handed over: {error}"));
+        }
+    }
+
+    fn gates(&self, generation: u64) -> Gates {
+        let (log, room) = (self.inner.log.clone(), Arc::clone(&self.inner.room));
+        let (durable, fatal) = (self.inner.durable.clone(), self.inner.fatal.clone());
+        Gates {
+            durable: Box::new(move || log.durable()),
+            room: Box::new(move |bytes| room(bytes)),
+            report: Box::new(move |report| match report {
+                Report::Durable(meta) => {
+                    if durable.try_send((generation, meta)).is_err() {
+                        fatal.raise("nobody follows durable checkpoints".to_owned());
+                    }
+                }
+                Report::NoSpace => tracing::warn!("no room for a checkpoint; trying again"),
+                Report::Failed(error) => fatal.raise(error.to_string()),
+            }),
+        }
+    }
+}
+
+async fn step_regularly(mut checkpointer: Checkpointer) {
+    while checkpointer.step() != Step::Stopped {
+        tokio::time::sleep(LOOK).await;
+    }
+}

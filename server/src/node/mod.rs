@@ -1,0 +1,239 @@
+//! The member's handle: what services use. Parts do the work; this file names them and hands on.
+
+pub(crate) mod peer_side;
+pub(crate) mod propose;
+pub(crate) mod reads;
+pub mod request;
+pub(crate) mod upkeep;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use kvd_core::command::{AlarmChange, AlarmKind, Command};
+use kvd_core::ids::{MemberId, Revision};
+use kvd_core::outcome::{Applied, Rejection};
+use kvd_core::view::{Access, ReadError, View};
+use kvd_storage::space::Level;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+pub use self::request::{Consistency, Header, RequestError, Status, Unavailable};
+use self::propose::Proposer;
+use self::reads::ReadRounds;
+use crate::apply::{Applier, Published};
+use crate::fatal::FatalSignal;
+use crate::peer::identity::Identity;
+use crate::raft::{Checkpoints, Raft};
+use crate::threads::ReaderPool;
+
+/// etcd's default for a quota of zero (rule F15).
+const QUOTA_DEFAULT: i64 = 2 << 30;
+
+/// What this member's flags allow.
+#[derive(Clone, Debug)]
+pub struct NodeLimits {
+    /// Bytes of one encoded proposal.
+    pub request_bytes_max: usize,
+    /// Operations of one transaction, counted through nesting (rule KV-T3).
+    pub txn_ops_max: usize,
+    /// Bytes of the store; 0 is the default, negative means none.
+    pub quota_bytes: i64,
+    /// Election timeout in milliseconds; lease minimum and request time-out follow from it.
+    pub election_ms: u64,
+    /// Heartbeat interval in milliseconds.
+    pub heartbeat_ms: u64,
+}
+
+/// One member of the cluster.
+pub struct Node {
+    pub(crate) own: Identity,
+    pub(crate) limits: NodeLimits,
+    pub(crate) raft: Raft,
+    pub(crate) proposer: Arc<Proposer>,
+    pub(crate) reads: ReadRounds,
+    pub(crate) readers: ReaderPool,
+    pub(crate) published: Published,
+    pub(crate) applier: Applier,
+    pub(crate) checkpoints: Checkpoints,
+    /// Bytes that the state occupies on the device.
+    pub(crate) db_size: Box<dyn Fn() -> u64 + Send + Sync>,
+    pub(crate) space: watch::Receiver<Level>,
+    pub(crate) ready: watch::Sender<bool>,
+    pub(crate) leader_changes: AtomicU64,
+    pub(crate) fatal: FatalSignal,
+}
+
+impl Node {
+    /// Who answers.
+    pub fn header(&self) -> Header {
+        Header {
+            cluster_id: self.own.cluster_id,
+            member_id: self.own.member_id,
+            term: self.raft.term(),
+        }
+    }
+
+    /// What this member's flags allow.
+    pub fn limits(&self) -> &NodeLimits {
+        &self.limits
+    }
+
+    /// Admits a request that would grow the store by this much (behaviour.md 6.4, check 1); zero always passes.
+    ///
+    /// Compared with the bytes in use: what compaction freed counts as free (hazard D13).
+    pub async fn admit(&self, cost_bytes: u64) -> Result<(), RequestError> {
+        if cost_bytes == 0 {
+            return Ok(());
+        }
+        if *self.space.borrow() <= Level::Low {
+            return Err(Rejection::NoSpace.into());
+        }
+        let quota = match self.limits.quota_bytes {
+            0 => QUOTA_DEFAULT,
+            quota => quota,
+        };
+        let in_use = self.published.view().live_bytes();
+        let over = u64::try_from(quota).is_ok_and(|quota| in_use.saturating_add(cost_bytes) >= quota);
+        if !over {
+            return Ok(());
+        }
+        let raise = AlarmChange { raise: true, member: self.own.member_id, kind: AlarmKind::NoSpace };
+        self.propose(Command::Alarm(raise)).await?;
+        Err(Rejection::NoSpace.into())
+    }
+
+    /// Proposes a command; answers after it is visible on this member.
+    pub async fn propose(&self, command: Command) -> Result<Applied, RequestError> {
+        self.proposer.propose(command).await
+    }
+
+    /// Reads from one View: after a barrier, or as it is here.
+    ///
+    /// `read` may run twice: from memory, and where that misses, with the device on a reader thread.
+    pub async fn read<T, F>(&self, consistency: Consistency, read: F) -> Result<T, RequestError>
+    where
+        F: Fn(&View, Access) -> Result<Result<T, Rejection>, ReadError> + Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let view = match consistency {
+            Consistency::Serializable => self.published.view(),
+            Consistency::Linearizable => self.barrier().await?,
+        };
+        match read(&view, Access::Memory) {
+            Err(ReadError::Miss) => {}
+            answer => return self.answer(answer),
+        }
+        let on_device = move || read(&view, Access::Disk);
+        match self.readers.run(on_device).await {
+            Some(answer) => self.answer(answer),
+            None => Err(Unavailable::Stopped.into()),
+        }
+    }
+
+    fn answer<T>(&self, answer: Result<Result<T, Rejection>, ReadError>) -> Result<T, RequestError> {
+        match answer {
+            Ok(answer) => answer.map_err(RequestError::from),
+            Err(ReadError::Miss) => {
+                self.fatal.raise("a read missed a block that it had fetched".to_owned());
+                Err(Unavailable::Stopped.into())
+            }
+            Err(ReadError::Fatal(fatal)) => {
+                self.fatal.raise(fatal.to_string());
+                Err(Unavailable::Stopped.into())
+            }
+        }
+    }
+
+    /// A View that has every write acknowledged before the call.
+    ///
+    /// Waiting for the apply has no limit of its own: the caller's deadline bounds it (behaviour.md 10.5).
+    pub async fn barrier(&self) -> Result<View, Unavailable> {
+        let deadline = Instant::now() + self.proposer.timeout;
+        let index = self.reads.index(deadline).await?;
+        Ok(self.published.at_least(index).await)
+    }
+
+    /// Waits until a compaction at this revision is durable and done (rule KV-C3, hazard F24).
+    pub async fn wait_physical(&self, revision: Revision) -> Result<(), RequestError> {
+        let done = self.checkpoints.compacted_to(&self.applier, revision);
+        match tokio::time::timeout(self.proposer.timeout, done).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_stopping)) => Err(Unavailable::Stopped.into()),
+            Err(_elapsed) => Err(Unavailable::Timeout.into()),
+        }
+    }
+
+    /// The state as it is here, now.
+    pub fn view(&self) -> View {
+        self.published.view()
+    }
+
+    /// The leader as this member can vouch for it.
+    pub fn leader(&self) -> Option<MemberId> {
+        self.raft.leader().map(|leadership| leadership.leader)
+    }
+
+    /// Whether this member finished recovery and is not stopping.
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Tells when readiness changes.
+    pub fn readiness(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    /// What Status, metrics and health tell.
+    pub fn status(&self) -> Status {
+        let view = self.published.view();
+        let voters = &view.membership().1.voters;
+        let counters = &self.proposer.counters;
+        Status {
+            header: self.header(),
+            leader: self.leader(),
+            committed: self.raft.committed(),
+            applied: view.at().index,
+            revision: view.revision(),
+            is_learner: !voters.iter().any(|voters| voters.contains(&self.own.member_id)),
+            db_size: (self.db_size)().max(view.live_bytes()).max(1),
+            db_size_in_use: view.live_bytes(),
+            quota_bytes: self.limits.quota_bytes,
+            ready: self.is_ready(),
+            leader_changes: self.leader_changes.load(Ordering::Relaxed),
+            proposals_pending: counters.pending.load(Ordering::Relaxed),
+            proposals_failed: counters.failed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Lets nobody new in, and hands leadership to the voter that is furthest along (behaviour.md 10.6).
+    pub async fn drain(&self) {
+        self.ready.send_replace(false);
+        if self.leader() != Some(self.own.member_id) {
+            return;
+        }
+        let Some(target) = self.raft.transfer_targets().into_iter().next() else {
+            return;
+        };
+        let mut changes = self.raft.leadership_changes();
+        if let Err(error) = self.raft.transfer_to(target).await {
+            tracing::warn!(%error, %target, "leadership was not handed over");
+            return;
+        }
+        let handed_over = async {
+            while self.leader() == Some(self.own.member_id) {
+                changes.changed().await;
+            }
+        };
+        let limit = Duration::from_millis(self.limits.election_ms);
+        match tokio::time::timeout(limit, handed_over).await {
+            Ok(()) => tracing::info!(%target, "leadership handed over"),
+            Err(_elapsed) => tracing::warn!(%target, "leadership was not taken over in time"),
+        }
+    }
+
+    /// Stops to take part.
+    pub async fn stop(&self) {
+        self.raft.stop().await;
+    }
+}

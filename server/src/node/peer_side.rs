@@ -1,0 +1,171 @@
+//! What this member is to its peers. Usable before Raft runs: a starting peer asks who is there, and one
+//! without usable state fetches it (hazards A5, A6).
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+
+use futures_util::Stream;
+use kvd_core::ids::{Incarnation, MemberId};
+use kvd_proto::peer;
+use kvd_storage::space::Level;
+use tokio::sync::watch;
+use tonic::metadata::MetadataMap;
+use tonic::{Status, Streaming};
+
+use super::propose::Proposer;
+use crate::apply::Applier;
+use crate::peer::identity::{self, Caller, Identity, PROTOCOL};
+use crate::raft::{Raft, SnapshotSender};
+
+/// This member, as its peers see it.
+pub struct PeerSide {
+    own: Identity,
+    snapshot_sender: SnapshotSender,
+    space: watch::Receiver<Level>,
+    state: OnceLock<Applier>,
+    running: OnceLock<Running>,
+}
+
+struct Running {
+    raft: Raft,
+    proposer: Arc<Proposer>,
+}
+
+impl PeerSide {
+    /// A member that is only just starting.
+    pub(crate) fn new(
+        own: Identity,
+        snapshot_sender: SnapshotSender,
+        space: watch::Receiver<Level>,
+    ) -> Self {
+        let (state, running) = (OnceLock::new(), OnceLock::new());
+        Self { own, snapshot_sender, space, state, running }
+    }
+
+    /// The state is open: it can be fetched.
+    pub(crate) fn has_state(&self, applier: Applier) {
+        let _set_twice = self.state.set(applier);
+    }
+
+    /// Consensus runs.
+    pub(crate) fn runs(&self, raft: Raft, proposer: Arc<Proposer>) {
+        let _set_twice = self.running.set(Running { raft, proposer });
+    }
+
+    /// Checks who calls.
+    pub(crate) fn check(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        let caller = identity::check(metadata, &self.own, |id| self.known(id))?;
+        if self.removed(caller.member_id) {
+            return Err(Status::failed_precondition(format!(
+                "member {} was removed from the cluster",
+                caller.member_id
+            )));
+        }
+        Ok(caller)
+    }
+
+    /// Checks who calls, but not with which data directory: a peer that greets wants to know just that.
+    pub(crate) fn greet(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        identity::check(metadata, &self.own, |_| None)
+    }
+
+    /// Who this is and what it knows of the caller.
+    pub(crate) fn hello(&self, caller: Caller) -> peer::HelloReply {
+        let known = self.known(caller.member_id);
+        peer::HelloReply {
+            protocol_major: PROTOCOL.0,
+            protocol_minor: PROTOCOL.1,
+            member_id: self.own.member_id.0,
+            incarnation: self.own.incarnation.0,
+            known_incarnation: known.map_or(0, |incarnation| incarnation.0),
+            bootstrapped: known.is_some(),
+            removed: self.removed(caller.member_id),
+        }
+    }
+
+    /// Entries or a heartbeat.
+    pub(crate) async fn append(
+        &self,
+        request: peer::AppendRequest,
+    ) -> Result<peer::AppendReply, Status> {
+        if !request.entries.is_empty() && *self.space.borrow() == Level::Critical {
+            return Err(Status::unavailable("this member's device is full"));
+        }
+        self.running()?.raft.serve_append(request).await
+    }
+
+    /// A vote is asked for.
+    pub(crate) async fn vote(&self, request: peer::VoteRequest) -> Result<peer::VoteReply, Status> {
+        self.running()?.raft.serve_vote(request).await
+    }
+
+    /// Leadership is offered.
+    pub(crate) async fn transfer_leader(
+        &self,
+        request: peer::TransferLeaderRequest,
+    ) -> Result<peer::TransferLeaderReply, Status> {
+        self.running()?.raft.serve_transfer(request).await
+    }
+
+    /// A follower forwards a proposal.
+    pub(crate) async fn propose(
+        &self,
+        request: peer::ProposeRequest,
+    ) -> Result<peer::ProposeReply, Status> {
+        Ok(self.running()?.proposer.serve(request).await)
+    }
+
+    /// A follower wants a read index.
+    pub(crate) async fn read_index(&self) -> Result<peer::ReadIndexReply, Status> {
+        let index = self.running()?.raft.read_index().await;
+        Ok(peer::ReadIndexReply { index: index.map_or(0, |index| index.0) })
+    }
+
+    /// The leader sends its state.
+    pub(crate) async fn install_snapshot(
+        &self,
+        stream: Streaming<peer::SnapshotChunk>,
+    ) -> Result<peer::InstallSnapshotReply, Status> {
+        self.running()?.raft.serve_snapshot(stream).await
+    }
+
+    /// A peer without usable state wants this member's.
+    pub(crate) async fn fetch_state(
+        &self,
+        request: peer::FetchStateRequest,
+    ) -> Result<Pin<Box<dyn Stream<Item = Result<peer::SnapshotChunk, Status>> + Send>>, Status>
+    {
+        let applier = self.state.get().ok_or_else(starting)?;
+        let capture = applier.capture().await.map_err(Status::unavailable)?;
+        let at = capture.meta().applied.index;
+        if at.0 < request.index_min {
+            let wanted = request.index_min;
+            return Err(Status::failed_precondition(format!("the state is at {at}, before {wanted}")));
+        }
+        Ok(self.snapshot_sender.stream(capture))
+    }
+
+    /// From where an increment could be added to this member's state.
+    pub(crate) fn snapshot_base(&self) -> Result<peer::SnapshotBaseReply, Status> {
+        Ok(self.running()?.raft.serve_snapshot_base())
+    }
+
+    fn running(&self) -> Result<&Running, Status> {
+        self.running.get().ok_or_else(starting)
+    }
+
+    /// Under which incarnation a member published itself.
+    fn known(&self, member: MemberId) -> Option<Incarnation> {
+        let view = self.state.get()?.published().view();
+        view.members().present.get(&member)?.incarnation
+    }
+
+    fn removed(&self, member: MemberId) -> bool {
+        let state = self.state.get();
+        state.is_some_and(|state| state.published().view().members().removed.contains(&member))
+    }
+}
+
+fn starting() -> Status {
+    Status::unavailable("the member is starting")
+}

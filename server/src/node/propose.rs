@@ -1,0 +1,243 @@
+//! Writes: admission, the way to the leader, and the wait until the answer is visible here.
+//!
+//! A proposal is tried again only while it is certain that no log saw it (hazard A7). The answer is given
+//! after this member's own View has reached it, wherever it was proposed: whoever has the answer can read it
+//! here, as in etcd, where the reply comes from the local apply (behaviour.md 10.4).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use kvd_core::codec;
+use kvd_core::command::{Command, Proposal};
+use kvd_core::outcome::{Applied, Rejection};
+use kvd_proto::peer::not_appended::Reason;
+use kvd_storage::space::Level;
+use kvd_proto::peer::propose_reply::Result as Reply;
+use kvd_proto::peer::{ProposeReply, ProposeRequest};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::reads::Addresses;
+use super::request::{RequestError, Unavailable};
+use crate::apply::Published;
+use crate::limits::{APPLY_GAP_MAX, PROPOSAL_BYTES_IN_FLIGHT_MAX};
+use crate::peer::pool::{CallError, Lane, Peers, within};
+use crate::raft::{Leadership, Raft, WriteError};
+
+/// Pause before a proposal that no log saw is tried again, unless leadership changes sooner.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// Proposes on behalf of this member's clients, and of the other members' when this one leads.
+pub(crate) struct Proposer {
+    pub(crate) raft: Raft,
+    pub(crate) peers: Peers,
+    pub(crate) published: Published,
+    pub(crate) addresses: Arc<dyn Addresses>,
+    /// Bytes of an encoded proposal at most; etcd's `--max-request-bytes`.
+    pub(crate) request_bytes_max: usize,
+    /// etcd's ReqTimeout: 5 s and two election timeouts (behaviour.md 10.4).
+    pub(crate) timeout: Duration,
+    /// How much room this member's device has.
+    pub(crate) space: watch::Receiver<Level>,
+    pub(crate) in_flight: Semaphore,
+    pub(crate) counters: Counters,
+}
+
+/// What metrics tell of proposals.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) pending: AtomicU64,
+    pub(crate) failed: AtomicU64,
+}
+
+/// How one attempt ended.
+enum Attempt {
+    Applied(Applied),
+    /// No log saw it.
+    NotAppended,
+    /// It may have happened.
+    Unknown,
+    Refused(Unavailable),
+}
+
+impl Proposer {
+    /// The bytes that may be in flight at once.
+    pub(crate) fn admission() -> Semaphore {
+        Semaphore::new(PROPOSAL_BYTES_IN_FLIGHT_MAX)
+    }
+
+    /// Proposes a command and waits for its answer to be visible here.
+    pub(crate) async fn propose(&self, command: Command) -> Result<Applied, RequestError> {
+        let proposal = codec::encode_proposal(&Proposal::internal(command));
+        if proposal.len() > self.request_bytes_max {
+            return Err(Rejection::RequestTooLarge.into());
+        }
+        self.counters.pending.fetch_add(1, Ordering::Relaxed);
+        let result = self.propose_encoded(proposal).await;
+        self.counters.pending.fetch_sub(1, Ordering::Relaxed);
+        if result.is_err() {
+            self.counters.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        let applied = result?;
+        match applied.outcome {
+            Err(rejection) => Err(rejection.into()),
+            Ok(_) => Ok(applied),
+        }
+    }
+
+    async fn propose_encoded(&self, proposal: Bytes) -> Result<Applied, Unavailable> {
+        self.check_gap()?;
+        let _permit = self.permit(proposal.len()).await?;
+        let deadline = Instant::now() + self.timeout;
+        let before = self.raft.leader();
+        let applied = self.until_appended(&proposal, deadline, before).await?;
+        // Visible on the leader; the answer waits until it is here too.
+        match timeout_at(deadline, self.published.at_least(applied.log_id.index)).await {
+            Ok(_view) => Ok(applied),
+            Err(_elapsed) => Err(self.timed_out(before)),
+        }
+    }
+
+    async fn until_appended(
+        &self,
+        proposal: &Bytes,
+        deadline: Instant,
+        before: Option<Leadership>,
+    ) -> Result<Applied, Unavailable> {
+        let mut changes = self.raft.leadership_changes();
+        loop {
+            match timeout_at(deadline, self.attempt(proposal, deadline)).await {
+                Ok(Attempt::Applied(applied)) => return Ok(applied),
+                Ok(Attempt::Unknown) => return Err(Unavailable::TimeoutLeaderFail),
+                Ok(Attempt::Refused(unavailable)) => return Err(unavailable),
+                Ok(Attempt::NotAppended) => {}
+                Err(_elapsed) => return Err(self.timed_out(before)),
+            }
+            if Instant::now() + RETRY >= deadline {
+                return Err(Unavailable::DeadlineExceeded);
+            }
+            // A change of leadership is the usual reason to try again; the pause covers the others.
+            let _sooner = tokio::time::timeout(RETRY, changes.changed()).await;
+        }
+    }
+
+    async fn attempt(&self, proposal: &Bytes, deadline: Instant) -> Attempt {
+        let Some(leadership) = self.raft.leader() else {
+            return Attempt::NotAppended;
+        };
+        if leadership.leader == self.raft.own_id() {
+            return match self.raft.write(proposal.clone()).await {
+                Ok(applied) => Attempt::Applied(applied),
+                Err(WriteError::NotAppended) => Attempt::NotAppended,
+                Err(WriteError::Unknown) => Attempt::Unknown,
+                Err(WriteError::Stopped) => Attempt::Refused(Unavailable::Stopped),
+            };
+        }
+        self.forward(leadership, proposal, deadline).await
+    }
+
+    async fn forward(
+        &self,
+        leadership: Leadership,
+        proposal: &Bytes,
+        deadline: Instant,
+    ) -> Attempt {
+        let leader = leadership.leader;
+        let urls = self.addresses.peer_urls(leader);
+        let mut client = self.peers.client(leader, &urls, Lane::Calls);
+        let request = self.peers.request(leader, ProposeRequest { proposal: proposal.clone() });
+        let limit = deadline.saturating_duration_since(Instant::now());
+        match within(limit, client.propose(request)).await {
+            Ok(reply) => from_reply(reply),
+            Err(CallError::NotSent(_) | CallError::Refused(_)) => Attempt::NotAppended,
+            Err(CallError::NoAnswer(_)) => Attempt::Unknown,
+        }
+    }
+
+    /// Answers a member that forwarded a proposal: only as leader, never forwarded again.
+    pub(crate) async fn serve(&self, request: ProposeRequest) -> ProposeReply {
+        let reply = match self.serve_here(request.proposal).await {
+            Ok(applied) => Reply::Outcome(codec::encode_outcome(
+                applied.log_id,
+                applied.revision,
+                &applied.outcome,
+            )),
+            Err(Served::NotAppended(reason)) => {
+                Reply::NotAppended(kvd_proto::peer::NotAppended { reason: reason.into() })
+            }
+            Err(Served::Unknown) => Reply::Unknown(true),
+        };
+        ProposeReply { result: Some(reply) }
+    }
+
+    async fn serve_here(&self, proposal: Bytes) -> Result<Applied, Served> {
+        self.check_gap().map_err(|_gap| Served::NotAppended(Reason::TooManyRequests))?;
+        if *self.space.borrow() <= Level::Low && grows(&proposal) {
+            return Err(Served::NotAppended(Reason::NoSpace));
+        }
+        let _permit = self
+            .permit(proposal.len())
+            .await
+            .map_err(|_stopping| Served::NotAppended(Reason::Stopped))?;
+        self.raft.write(proposal).await.map_err(|error| match error {
+            WriteError::NotAppended => Served::NotAppended(Reason::NotLeader),
+            WriteError::Unknown | WriteError::Stopped => Served::Unknown,
+        })
+    }
+
+    /// Too much accepted and not applied: more would only wait longer (behaviour.md 10.3).
+    fn check_gap(&self) -> Result<(), Unavailable> {
+        let gap = self.raft.last().0.saturating_sub(self.published.applied().0);
+        if gap > APPLY_GAP_MAX { Err(Unavailable::TooManyRequests) } else { Ok(()) }
+    }
+
+    async fn permit(&self, bytes: usize) -> Result<tokio::sync::SemaphorePermit<'_>, Unavailable> {
+        let bytes = u32::try_from(bytes.min(PROPOSAL_BYTES_IN_FLIGHT_MAX)).unwrap_or(u32::MAX);
+        self.in_flight.acquire_many(bytes).await.map_err(|_closed| Unavailable::Stopped)
+    }
+
+    /// Which of etcd's three time-outs this one is (behaviour.md 9.1).
+    fn timed_out(&self, before: Option<Leadership>) -> Unavailable {
+        match (before, self.raft.leader()) {
+            (_, None) => Unavailable::TimeoutConnectionLost,
+            (before, now) if before != now => Unavailable::TimeoutLeaderFail,
+            _ => Unavailable::Timeout,
+        }
+    }
+}
+
+/// Why a forwarded proposal has no outcome.
+enum Served {
+    NotAppended(Reason),
+    Unknown,
+}
+
+/// Whether a proposal may make the store larger; one that cannot be read counts as growing.
+fn grows(proposal: &Bytes) -> bool {
+    codec::decode_proposal(proposal.clone()).map_or(true, |proposal| proposal.command.grows())
+}
+
+fn from_reply(reply: ProposeReply) -> Attempt {
+    match reply.result {
+        Some(Reply::Outcome(outcome)) => match codec::decode_outcome(outcome) {
+            Ok((log_id, revision, outcome)) => Attempt::Applied(Applied {
+                log_id,
+                revision,
+                outcome,
+                events: Vec::new(),
+                members_changed: false,
+            }),
+            // It was applied, but what it answered cannot be read.
+            Err(_malformed) => Attempt::Unknown,
+        },
+        Some(Reply::NotAppended(refusal)) => match refusal.reason() {
+            Reason::NotLeader | Reason::Stopped => Attempt::NotAppended,
+            Reason::TooManyRequests => Attempt::Refused(Unavailable::TooManyRequests),
+            Reason::NoSpace => Attempt::Refused(Unavailable::NoSpace),
+            Reason::TooLarge => Attempt::Refused(Unavailable::Stopped),
+        },
+        Some(Reply::Unknown(_)) | None => Attempt::Unknown,
+    }
+}

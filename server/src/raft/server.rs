@@ -1,0 +1,70 @@
+//! What this member answers to the others' consensus messages.
+
+use kvd_core::ids::{MemberId, Term};
+use kvd_proto::peer as wire_peer;
+use tonic::Status;
+
+use super::payload::Malformed;
+use super::types::RaftVote;
+use super::{Leadership, Raft, wire};
+
+impl Raft {
+    /// Entries or a heartbeat from whoever claims to lead.
+    pub(crate) async fn serve_append(
+        &self,
+        request: wire_peer::AppendRequest,
+    ) -> Result<wire_peer::AppendReply, Status> {
+        let request = wire::from_append(request).map_err(malformed)?;
+        let vote = request.vote;
+        let response = self.inner.append_entries(request).await.map_err(stopped)?;
+        if !matches!(response, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
+            self.note_leader(&vote);
+        }
+        Ok(wire::to_append_reply(&response))
+    }
+
+    /// A candidate asks for this member's vote.
+    pub(crate) async fn serve_vote(
+        &self,
+        request: wire_peer::VoteRequest,
+    ) -> Result<wire_peer::VoteReply, Status> {
+        let pre_vote = request.pre_vote;
+        let request = wire::from_vote(request).map_err(malformed)?;
+        let response = if pre_vote {
+            self.inner.pre_vote(request).await
+        } else {
+            self.inner.vote(request).await
+        };
+        Ok(wire::to_vote_reply(&response.map_err(stopped)?))
+    }
+
+    /// The leader wants this member to lead.
+    pub(crate) async fn serve_transfer(
+        &self,
+        request: wire_peer::TransferLeaderRequest,
+    ) -> Result<wire_peer::TransferLeaderReply, Status> {
+        let request = wire::from_transfer(request).map_err(malformed)?;
+        let response = self.inner.handle_transfer_leader(request).await;
+        let refused = match response.map_err(|fatal| Status::unavailable(fatal.to_string()))? {
+            Ok(()) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        Ok(wire_peer::TransferLeaderReply { refused })
+    }
+
+    /// Remembers that a leader was heard.
+    pub(super) fn note_leader(&self, vote: &RaftVote) {
+        self.heard.note(Leadership {
+            term: Term(vote.leader_id.term),
+            leader: MemberId(vote.leader_id.node_id),
+        });
+    }
+}
+
+fn malformed(error: Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(error.to_string())
+}

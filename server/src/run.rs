@@ -1,0 +1,304 @@
+//! A member as a process: opens the data directory, starts the parts in order, serves until told to stop.
+//!
+//! Consensus and the peer port have a runtime of their own, so that a busy client port cannot starve
+//! heartbeats.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use axum::Router;
+use kvd_core::ids::{Incarnation, MemberId};
+use kvd_proto::peer::peer_server::PeerServer;
+use kvd_storage::datadir::{DataDir, Identity};
+use kvd_storage::fs::{Disk, RealDisk};
+use kvd_storage::space::{Level, SpaceWatch, Thresholds};
+use rand::TryRng;
+use tokio::runtime;
+use tokio::sync::{oneshot, watch};
+
+use crate::bootstrap::{self, MemberConfig, World};
+use crate::config::{ClusterState, Config, ETCD_VERSION, Url};
+use crate::fatal::FatalSignal;
+use crate::limits::{CHECKPOINT_BYTES, PEER_MESSAGE_BYTES_MAX};
+use crate::listen::{self, ConnectionLimits};
+use crate::metrics::Metrics;
+use crate::net::{Net, Tcp};
+use crate::node::{Node, NodeLimits};
+use crate::service::peer::PeerService;
+use crate::shutdown::Shutdown;
+use crate::sled_stores::SledStores;
+use crate::threads::Threads;
+use crate::{http, member_id, service};
+
+/// Bytes of one segment of the log.
+const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// How often the device's free room is looked at.
+const SPACE_POLL: Duration = Duration::from_secs(1);
+
+/// Serves one member until the signal to stop; an error is one line that says what is wrong.
+pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let services = runtime::Builder::new_current_thread().enable_all().build()?;
+    let fatal = FatalSignal::new();
+    services.block_on(async {
+        // Taken first: a taken port or directory must not cost anything.
+        let clients = bind_all(&config.listen_client_urls).await?;
+        let metrics_ports = bind_all(&config.listen_metrics_urls).await?;
+        let member = start_member(&config, &fatal, &shutdown)?;
+        let node = tokio::select! {
+            node = member => node?,
+            reason = fatal.raised() => bail!("{reason}"),
+        };
+        let metrics = Arc::new(Metrics::new(&node.header().member_id.to_string(), ETCD_VERSION));
+        let router = client_router(&node, &metrics, &shutdown)?;
+        let limits = ConnectionLimits::new(
+            config.max_concurrent_streams,
+            config.keepalive_interval,
+            config.keepalive_timeout,
+        );
+        let stop_listening = Shutdown::new();
+        let mut serving = tokio::task::JoinSet::new();
+        for (url, listener) in config.listen_client_urls.iter().zip(clients) {
+            tracing::info!(address = %url.address(), "serving client traffic insecurely; this is strongly discouraged!");
+            let (router, stop) = (router.clone(), stop_listening.clone());
+            serving.spawn(listen::serve(listener, router, stop, limits.clone()));
+        }
+        for listener in metrics_ports {
+            let router = http::metrics_router(Arc::clone(&node), Arc::clone(&metrics));
+            serving.spawn(listen::serve(listener, router, stop_listening.clone(), limits.clone()));
+        }
+        tokio::select! {
+            () = shutdown.begun() => {}
+            reason = fatal.raised() => bail!("{reason}"),
+        }
+        tracing::info!("stopping: leadership is handed over, requests under way end");
+        node.drain().await;
+        stop_listening.begin();
+        while serving.join_next().await.is_some() {}
+        node.stop().await;
+        Ok(())
+    })
+}
+
+async fn bind_all(urls: &[Url]) -> anyhow::Result<Vec<Box<dyn crate::net::Listen>>> {
+    let mut listeners = Vec::new();
+    for url in urls {
+        listeners.push(listen::bind(&Tcp, url).await?);
+    }
+    Ok(listeners)
+}
+
+fn client_router(
+    node: &Arc<Node>,
+    metrics: &Arc<Metrics>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Router> {
+    let seed = random_number()?;
+    let grpc = service::router(Arc::clone(node), Arc::clone(metrics), shutdown.clone(), seed);
+    Ok(grpc.merge(http::router(Arc::clone(node), Arc::clone(metrics))))
+}
+
+fn random_number() -> anyhow::Result<u64> {
+    rand::rngs::SysRng.try_next_u64().context("the system has no random numbers")
+}
+
+/// Starts the member on its own runtime; the future gives it once it runs.
+fn start_member(
+    config: &Config,
+    fatal: &FatalSignal,
+    shutdown: &Shutdown,
+) -> anyhow::Result<impl Future<Output = anyhow::Result<Arc<Node>>> + use<>> {
+    let (config, fatal, shutdown) = (config.clone(), fatal.clone(), shutdown.clone());
+    let (started, node) = oneshot::channel();
+    std::thread::Builder::new().name("raft".to_owned()).spawn(move || {
+        let failed = fatal.clone();
+        let result = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(anyhow::Error::from)
+            .and_then(|runtime| runtime.block_on(member(config, fatal, shutdown, started)));
+        if let Err(error) = result {
+            failed.raise(format!("{error:#}"));
+        }
+    })?;
+    Ok(async move { node.await.map_err(|_closed| anyhow!("the member did not start"))? })
+}
+
+/// A member's life on the runtime of consensus.
+async fn member(
+    config: Config,
+    fatal: FatalSignal,
+    shutdown: Shutdown,
+    started: oneshot::Sender<anyhow::Result<Arc<Node>>>,
+) -> anyhow::Result<()> {
+    let starting = async {
+        let peers = bind_all(&config.listen_peer_urls).await?;
+        let (member, world) = open_world(&config, &fatal, &shutdown)?;
+        anyhow::Ok((peers, bootstrap::open(member, world)?))
+    };
+    let (peers, starting) = match starting.await {
+        Ok(ready) => ready,
+        Err(error) => {
+            let _nobody_waits = started.send(Err(error));
+            return Ok(());
+        }
+    };
+    let service = PeerServer::new(PeerService::new(Arc::clone(&starting.peer_side)))
+        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
+    let router = tonic::service::Routes::new(service).into_axum_router();
+    let mut limits =
+        ConnectionLimits::new(u32::MAX, Some(Duration::from_secs(5)), Duration::from_secs(5));
+    // Append streams never end by themselves.
+    limits.drain_deadline = Duration::ZERO;
+    let stop = Shutdown::new();
+    for listener in peers {
+        tokio::spawn(listen::serve(listener, router.clone(), stop.clone(), limits.clone()));
+    }
+    let node = starting.start().await.map_err(anyhow::Error::from);
+    let failed = node.is_err();
+    let _nobody_waits = started.send(node);
+    if !failed {
+        // The process ends when the services do; until then this thread runs consensus.
+        std::future::pending::<()>().await;
+    }
+    stop.begin();
+    Ok(())
+}
+
+/// What a member is told, and the real world around it.
+fn open_world(
+    config: &Config,
+    fatal: &FatalSignal,
+    shutdown: &Shutdown,
+) -> anyhow::Result<(MemberConfig, World)> {
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("cannot create data directory {}", config.data_dir.display()))?;
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&config.data_dir));
+    let mut data_dir = DataDir::open(Arc::clone(&disk), &config.data_dir)?;
+    let identity = identity(config, &mut data_dir)?;
+    let (wal, space) = (data_dir.wal().to_owned(), watch_space(&disk, shutdown)?);
+    let (stores, broken) = match SledStores::open(data_dir) {
+        Ok(stores) => (stores, None),
+        Err((data_dir, error)) => set_aside(data_dir, &error)?,
+    };
+    let room = {
+        let watch = Arc::clone(&space.0);
+        Arc::new(move |bytes| watch.make_room(bytes).unwrap_or(false))
+    };
+    let world = World {
+        threads: Threads::Os,
+        net: Arc::new(Tcp) as Arc<dyn Net>,
+        disk,
+        wal,
+        segment_bytes: SEGMENT_BYTES,
+        incarnation: identity.incarnation,
+        stores: Arc::new(stores),
+        broken,
+        space: space.1,
+        room,
+        random: Arc::new(Mutex::new(|| rand::random::<u64>())),
+        fatal: fatal.clone(),
+        shutdown: shutdown.clone(),
+    };
+    Ok((member_config(config, identity), world))
+}
+
+/// Moves broken checkpoints out of the way, so that the state can be fetched from a peer (hazard A5).
+fn set_aside(
+    mut data_dir: DataDir,
+    error: &kvd_storage::sled_store::OpenError,
+) -> anyhow::Result<(SledStores, Option<String>)> {
+    let reason = match error {
+        kvd_storage::sled_store::OpenError::Broken { reason } => reason.clone(),
+        other => bail!("{other}"),
+    };
+    let kept = data_dir.set_aside()?;
+    tracing::warn!(%reason, kept = ?kept, "broken checkpoints are set aside");
+    match SledStores::open(data_dir) {
+        Ok(stores) => Ok((stores, Some(reason))),
+        Err((_, error)) => bail!("{error}"),
+    }
+}
+
+/// Whose directory it is: as it was created, or as the flags say where it is new (behaviour.md 5.1).
+fn identity(config: &Config, data_dir: &mut DataDir) -> anyhow::Result<Identity> {
+    let founders = founders(config);
+    let asked = member_id::cluster(founders.keys());
+    if let Some(identity) = data_dir.identity() {
+        if config.initial_cluster_state == ClusterState::New && identity.cluster != asked {
+            bail!(
+                "data directory {} belongs to cluster {}, the flags describe cluster {asked}: \
+                 give the directory's own --initial-cluster and --initial-cluster-token, \
+                 or another --data-dir",
+                config.data_dir.display(),
+                identity.cluster
+            );
+        }
+        return Ok(identity);
+    }
+    config.verify_bootstrap()?;
+    if config.initial_cluster_state == ClusterState::Existing {
+        bail!("joining a running cluster is not served yet: start with --initial-cluster-state new");
+    }
+    let own = member_id::founding_member(
+        &config.initial_advertise_peer_urls,
+        &config.initial_cluster_token,
+    );
+    let incarnation = Incarnation(random_number()?.max(1));
+    data_dir.create(Identity { cluster: asked, member: own, incarnation })?;
+    data_dir.identity().ok_or_else(|| anyhow!("a new data directory lost its identity"))
+}
+
+fn founders(config: &Config) -> BTreeMap<MemberId, Vec<String>> {
+    member_id::founders(&config.initial_cluster, &config.initial_cluster_token)
+}
+
+fn member_config(config: &Config, identity: Identity) -> MemberConfig {
+    MemberConfig {
+        name: config.name.clone(),
+        member_id: identity.member,
+        cluster_id: identity.cluster,
+        founders: founders(config),
+        may_found: config.initial_cluster_state == ClusterState::New,
+        client_urls: config.advertise_client_urls.clone(),
+        limits: NodeLimits {
+            request_bytes_max: config.request_bytes_max,
+            txn_ops_max: config.txn_ops_max,
+            quota_bytes: config.quota_bytes,
+            election_ms: config.election_ms,
+            heartbeat_ms: config.heartbeat_ms,
+        },
+        snapshot_count: config.snapshot_count,
+        snapshot_catchup_entries: config.snapshot_catchup_entries,
+    }
+}
+
+/// Looks at the device's free room now and then, on a thread: writing the ballast takes time.
+fn watch_space(
+    disk: &Arc<dyn Disk>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<(Arc<SpaceWatch>, watch::Receiver<Level>)> {
+    let thresholds = Thresholds::new(SEGMENT_BYTES, 4 * CHECKPOINT_BYTES);
+    let ballast = Path::new("member/ballast").to_owned();
+    let space = Arc::new(SpaceWatch::new(Arc::clone(disk), ballast, thresholds, SPACE_POLL)?);
+    let (levels, receiver) = watch::channel(space.level());
+    let (polled, shutdown) = (Arc::clone(&space), shutdown.clone());
+    tokio::spawn(async move {
+        let started = tokio::time::Instant::now();
+        while !shutdown.is_begun() {
+            let polled = Arc::clone(&polled);
+            let now = started.elapsed();
+            let look = tokio::task::spawn_blocking(move || polled.poll(now)).await;
+            if let Ok(Ok(Some(level))) = look {
+                tracing::warn!(?level, "room on the device");
+                levels.send_replace(level);
+            }
+            tokio::time::sleep(SPACE_POLL).await;
+        }
+    });
+    Ok((space, receiver))
+}

@@ -1,0 +1,58 @@
+//! The gRPC services that clients of etcd call. Each converts, calls the node and converts back; none
+//! decides.
+
+pub(crate) mod convert;
+pub(crate) mod layers;
+pub(crate) mod methods;
+
+mod cluster;
+mod health;
+mod kv;
+mod lease;
+mod maintenance;
+mod observe;
+pub(crate) mod peer;
+mod range_stream;
+pub(crate) mod status;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use kvd_proto::etcdserverpb::cluster_server::ClusterServer;
+use kvd_proto::etcdserverpb::kv_server::KvServer;
+use kvd_proto::etcdserverpb::lease_server::LeaseServer;
+use kvd_proto::etcdserverpb::maintenance_server::MaintenanceServer;
+use kvd_proto::health::health_server::HealthServer;
+use tonic::service::Routes;
+
+use self::cluster::ClusterService;
+use self::health::HealthService;
+use self::kv::KvService;
+use self::layers::Layer;
+use self::lease::LeaseService;
+use self::maintenance::MaintenanceService;
+use crate::limits::GRPC_OVERHEAD_BYTES;
+use crate::metrics::Metrics;
+use crate::node::Node;
+use crate::shutdown::Shutdown;
+
+/// The services of the client port as one router, which also answers every path that it does not know.
+/// Lease ids that clients leave open are drawn from `seed`.
+pub fn router(node: Arc<Node>, metrics: Arc<Metrics>, shutdown: Shutdown, seed: u64) -> Router {
+    metrics.prepare_grpc(methods::METHODS);
+    let received_max = node.limits().request_bytes_max.saturating_add(GRPC_OVERHEAD_BYTES);
+    let kv = KvServer::new(KvService::new(Arc::clone(&node)));
+    let lease = LeaseServer::new(LeaseService::new(Arc::clone(&node), seed));
+    let cluster = ClusterServer::new(ClusterService::new(Arc::clone(&node)));
+    let maintenance = MaintenanceServer::new(MaintenanceService::new(Arc::clone(&node)));
+    let health = HealthServer::new(HealthService::new(Arc::clone(&node), shutdown));
+    Routes::default()
+        .add_service(kv.max_decoding_message_size(received_max))
+        .add_service(lease.max_decoding_message_size(received_max))
+        .add_service(cluster.max_decoding_message_size(received_max))
+        .add_service(maintenance.max_decoding_message_size(received_max))
+        .add_service(health.max_decoding_message_size(received_max))
+        .into_axum_router()
+        .layer(from_fn_with_state(Layer { node, metrics }, layers::grpc))
+}

@@ -1,0 +1,166 @@
+//! How a request's end is told to a client: one table from what happened to gRPC code and etcd's text.
+//!
+//! Clients compare texts (behaviour.md 9), so each stands here once and byte for byte. Knows nothing of the
+//! requests.
+
+use kvd_core::outcome::Rejection;
+use tonic::{Code, Status};
+
+use crate::node::{RequestError, Unavailable};
+
+/// A request's end as gRPC status.
+pub(crate) fn status(error: RequestError) -> Status {
+    let (code, text) = match error {
+        RequestError::Rejected(rejection) => self::rejection(&rejection),
+        RequestError::Unavailable(unavailable) => self::unavailable(unavailable),
+    };
+    Status::new(code, text)
+}
+
+/// A refusal as gRPC status.
+pub(crate) fn rejected(rejection: Rejection) -> Status {
+    status(RequestError::Rejected(rejection))
+}
+
+/// The answer to a method that exists in etcd and not yet here.
+pub(crate) fn unserved(method: &str) -> Status {
+    Status::unimplemented(format!("kvd does not serve {method} yet"))
+}
+
+/// A service's answer that only a broken member could give: the log answered another kind of command.
+pub(crate) fn wrong_answer() -> Status {
+    Status::internal("the log's answer belongs to another kind of request")
+}
+
+fn rejection(rejection: &Rejection) -> (Code, &'static str) {
+    use Code::{DataLoss, FailedPrecondition, InvalidArgument, NotFound, OutOfRange};
+    match rejection {
+        Rejection::EmptyKey => (InvalidArgument, "etcdserver: key is not provided"),
+        Rejection::KeyNotFound => (InvalidArgument, "etcdserver: key not found"),
+        Rejection::ValueProvided => (InvalidArgument, "etcdserver: value is provided"),
+        Rejection::LeaseProvided => (InvalidArgument, "etcdserver: lease is provided"),
+        Rejection::TooManyOperations => {
+            (InvalidArgument, "etcdserver: too many operations in txn request")
+        }
+        Rejection::DuplicateKey => {
+            (InvalidArgument, "etcdserver: duplicate key given in txn request")
+        }
+        Rejection::InvalidSortOption => (InvalidArgument, "etcdserver: invalid sort option"),
+        Rejection::Compacted => {
+            (OutOfRange, "etcdserver: mvcc: required revision has been compacted")
+        }
+        Rejection::FutureRevision => {
+            (OutOfRange, "etcdserver: mvcc: required revision is a future revision")
+        }
+        Rejection::LeaseNotFound => (NotFound, "etcdserver: requested lease not found"),
+        Rejection::LeaseExists => (FailedPrecondition, "etcdserver: lease already exists"),
+        Rejection::LeaseTtlTooLarge => (OutOfRange, "etcdserver: too large lease TTL"),
+        Rejection::NoSpace => NO_SPACE,
+        Rejection::Corrupt => (DataLoss, "etcdserver: corrupt cluster"),
+        Rejection::RequestTooLarge => (InvalidArgument, "etcdserver: request is too large"),
+        Rejection::MemberNotFound => (NotFound, "etcdserver: member not found"),
+    }
+}
+
+/// Of the alarm, of the quota and of a full device alike.
+const NO_SPACE: (Code, &str) =
+    (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded");
+
+fn unavailable(unavailable: Unavailable) -> (Code, &'static str) {
+    match unavailable {
+        Unavailable::NoLeader => (Code::Unavailable, "etcdserver: no leader"),
+        Unavailable::LeaderChanged => (Code::Unavailable, "etcdserver: leader changed"),
+        Unavailable::Timeout => (Code::Unavailable, "etcdserver: request timed out"),
+        Unavailable::TimeoutLeaderFail => (
+            Code::Unavailable,
+            "etcdserver: request timed out, possibly due to previous leader failure",
+        ),
+        Unavailable::TimeoutConnectionLost => {
+            (Code::Unavailable, "etcdserver: request timed out, possibly due to connection lost")
+        }
+        // Without etcd's prefix: the text of the caller's own context (behaviour.md 10.4 b).
+        Unavailable::DeadlineExceeded => (Code::DeadlineExceeded, "context deadline exceeded"),
+        // Declared ResourceExhausted in etcd, but served Unknown (behaviour.md 9.1).
+        Unavailable::TooManyRequests => (Code::Unknown, "etcdserver: too many requests"),
+        Unavailable::Stopped => (Code::Unavailable, "etcdserver: server stopped"),
+        Unavailable::NoSpace => NO_SPACE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rows of etcd's error table (behaviour.md 9, code on the wire) that these services can raise.
+    const TABLE: &str = "\
+InvalidArgument\tetcdserver: key is not provided
+InvalidArgument\tetcdserver: key not found
+InvalidArgument\tetcdserver: value is provided
+InvalidArgument\tetcdserver: lease is provided
+InvalidArgument\tetcdserver: too many operations in txn request
+InvalidArgument\tetcdserver: duplicate key given in txn request
+InvalidArgument\tetcdserver: invalid sort option
+OutOfRange\tetcdserver: mvcc: required revision has been compacted
+OutOfRange\tetcdserver: mvcc: required revision is a future revision
+ResourceExhausted\tetcdserver: mvcc: database space exceeded
+NotFound\tetcdserver: requested lease not found
+FailedPrecondition\tetcdserver: lease already exists
+OutOfRange\tetcdserver: too large lease TTL
+NotFound\tetcdserver: member not found
+InvalidArgument\tetcdserver: request is too large
+Unknown\tetcdserver: too many requests
+Unavailable\tetcdserver: no leader
+Unavailable\tetcdserver: leader changed
+Unavailable\tetcdserver: server stopped
+Unavailable\tetcdserver: request timed out
+Unavailable\tetcdserver: request timed out, possibly due to previous leader failure
+Unavailable\tetcdserver: request timed out, possibly due to connection lost
+DataLoss\tetcdserver: corrupt cluster
+DeadlineExceeded\tcontext deadline exceeded";
+
+    const REJECTIONS: [Rejection; 16] = [
+        Rejection::EmptyKey,
+        Rejection::KeyNotFound,
+        Rejection::ValueProvided,
+        Rejection::LeaseProvided,
+        Rejection::TooManyOperations,
+        Rejection::DuplicateKey,
+        Rejection::InvalidSortOption,
+        Rejection::Compacted,
+        Rejection::FutureRevision,
+        Rejection::LeaseNotFound,
+        Rejection::LeaseExists,
+        Rejection::LeaseTtlTooLarge,
+        Rejection::NoSpace,
+        Rejection::Corrupt,
+        Rejection::RequestTooLarge,
+        Rejection::MemberNotFound,
+    ];
+
+    const UNAVAILABLES: [Unavailable; 9] = [
+        Unavailable::NoLeader,
+        Unavailable::LeaderChanged,
+        Unavailable::Timeout,
+        Unavailable::TimeoutLeaderFail,
+        Unavailable::TimeoutConnectionLost,
+        Unavailable::DeadlineExceeded,
+        Unavailable::TooManyRequests,
+        Unavailable::Stopped,
+        Unavailable::NoSpace,
+    ];
+
+    /// Every row is raised by some error and every error is a row.
+    #[test]
+    fn codes_and_texts_are_etcds() {
+        let errors = REJECTIONS
+            .into_iter()
+            .map(RequestError::Rejected)
+            .chain(UNAVAILABLES.into_iter().map(RequestError::Unavailable));
+        let raised: std::collections::BTreeSet<String> = errors
+            .map(status)
+            .map(|status| format!("{:?}\t{}", status.code(), status.message()))
+            .collect();
+        let table: std::collections::BTreeSet<String> = TABLE.lines().map(str::to_owned).collect();
+        assert_eq!(raised, table);
+    }
+}
