@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use clap::Args;
 use kvd_proto::etcdserverpb::kv_client::KvClient;
@@ -66,6 +66,7 @@ struct Loaded {
 
 /// Measures and writes the report.
 pub(crate) async fn run(arguments: LoadArguments) -> Result<()> {
+    ensure!(!arguments.common.targets.is_empty(), "there is nothing to measure; give --target");
     let mut report = Report::new("load");
     for round in 1..=arguments.rounds {
         for target in &arguments.common.targets {
@@ -111,7 +112,6 @@ async fn one_load(
         resident_idle_bytes: before.resident_bytes,
         resident_after_bytes: after.resident_bytes,
     };
-    cluster.stop().await?;
     Ok(loaded)
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct Machine {
     pub(crate) processors: usize,
     /// Bytes of main memory.
     pub(crate) memory_bytes: u64,
+    /// Load averages of 1, 5 and 15 minutes before the run: whether the machine was quiet.
+    pub(crate) load_average: String,
     /// Release of the kernel.
     pub(crate) kernel: String,
     /// Commit of the working tree, `-dirty` if it differs; empty outside a repository.
@@ -42,6 +44,7 @@ impl Machine {
             processor: value_of("/proc/cpuinfo", "model name").unwrap_or_default(),
             processors,
             memory_bytes: memory_bytes().unwrap_or(0),
+            load_average: load_average(),
             kernel: kernel.trim().to_owned(),
             commit: output_of("git", &["describe", "--always", "--dirty"]),
             date: output_of("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
@@ -110,6 +113,11 @@ fn sectors_written(table: &str, major: u32, minor: u32) -> Option<u64> {
 fn memory_bytes() -> Option<u64> {
     let line = value_of("/proc/meminfo", "MemTotal")?;
     Some(line.split_ascii_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_ascii_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }
 
 /// The text behind the colon of the first line that starts with `name`.

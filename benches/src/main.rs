@@ -51,8 +51,9 @@ enum Command {
 /// What every measuring command needs to know.
 #[derive(Args, Clone)]
 struct Common {
-    /// A server to measure, NAME=PATH; give it several times to compare.
-    #[arg(long = "target", required = true)]
+    /// A server to measure, NAME=PATH; give it several times to compare. `run` without any measures
+    /// the floors alone.
+    #[arg(long = "target")]
     targets: Vec<Target>,
     /// Members of each cluster.
     #[arg(long, default_value_t = 3)]

@@ -84,12 +84,18 @@ impl<Row: Serialize> Report<Row> {
         let mut text = format!("# kvbench {}, {}\n\n", self.command, machine.date);
         let _fits = writeln!(
             text,
-            "{}, {} processors, {memory_gib} GiB, Linux {}; commit {}.\n",
-            machine.processor, machine.processors, machine.kernel, machine.commit
+            "{}, {} processors, {memory_gib} GiB, Linux {}; load before {}; commit {}.\n",
+            machine.processor,
+            machine.processors,
+            machine.kernel,
+            machine.load_average,
+            machine.commit
         );
         let _fits = writeln!(text, "`kvbench {}`\n", self.arguments.join(" "));
         for target in &self.targets {
-            let _fits = writeln!(text, "- {}: version {}", target.name, target.version);
+            let version = Some(target.version.as_str()).filter(|version| !version.is_empty());
+            let version = version.unwrap_or("none");
+            let _fits = writeln!(text, "- {}: version {version}", target.name);
         }
         for floor in &self.sync_floors {
             let _fits = writeln!(

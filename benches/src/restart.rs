@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
@@ -48,6 +48,7 @@ struct Restarted {
 
 /// Measures and writes the report.
 pub(crate) async fn run(arguments: RestartArguments) -> Result<()> {
+    ensure!(!arguments.common.targets.is_empty(), "there is nothing to measure; give --target");
     let mut report = Report::new("restart");
     let common = &arguments.common;
     let folder = common.disk_folder()?;
@@ -67,7 +68,6 @@ pub(crate) async fn run(arguments: RestartArguments) -> Result<()> {
             ));
             report.rows.push(row);
         }
-        cluster.stop().await?;
     }
     report.publish(&common.results, &table(&common.targets, &report.rows))
 }

@@ -14,7 +14,6 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use kvd_proto::etcdserverpb::kv_client::KvClient;
 use kvd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use kvd_proto::etcdserverpb::{RangeRequest, StatusRequest, StatusResponse};
-use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
@@ -22,9 +21,6 @@ use crate::process::Usage;
 
 /// How long a cluster may take to answer after its start; a large store takes its time.
 const READY_MAX: Duration = Duration::from_secs(120);
-
-/// How long a process may take to end by itself before it is killed.
-const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// Between two looks at something that is about to happen.
 const POLL: Duration = Duration::from_millis(2);
@@ -189,27 +185,12 @@ impl Cluster {
         }
         Ok(begin.elapsed())
     }
-
-    /// Ends the members in order and says what happened to the slow ones.
-    pub(crate) async fn stop(mut self) -> Result<()> {
-        for process in self.members.iter().filter_map(|member| member.process.as_ref()) {
-            terminate(process)?;
-        }
-        let begin = Instant::now();
-        for process in self.members.iter_mut().filter_map(|member| member.process.as_mut()) {
-            while process.try_wait()?.is_none() && begin.elapsed() < STOP_MAX {
-                tokio::time::sleep(POLL).await;
-            }
-        }
-        // Whoever is still there is killed by the drop.
-        Ok(())
-    }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
         for process in self.members.iter_mut().filter_map(|member| member.process.as_mut()) {
-            // Both fail only for a process that has ended, which is what we want.
+            // Nobody needs the data again, so nobody waits for an orderly end. Both fail only for a process that has ended, which is what we want.
             let _killed = process.kill();
             let _waited = process.wait();
         }
@@ -302,16 +283,6 @@ fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
         .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
         .collect::<std::io::Result<_>>()?;
     Ok(listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>()?)
-}
-
-fn terminate(process: &Child) -> Result<()> {
-    let raw = i32::try_from(process.id())?;
-    let pid = Pid::from_raw(raw).context("a process without a number")?;
-    match kill_process(pid, Signal::TERM) {
-        // It has ended, but nobody has waited for it yet.
-        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// The end of a server's log, for a message.

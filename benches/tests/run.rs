@@ -1,0 +1,99 @@
+//! The program measures what it starts: the floor always, a real etcd where there is one.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the message")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// Runs kvbench with short windows and returns its report.
+fn report(folder: &Path, arguments: &[&str]) -> Value {
+    let output = kvbench(folder, arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let files = std::fs::read_dir(folder.join("results")).unwrap();
+    let json = files
+        .map(|file| file.unwrap().path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "json"));
+    serde_json::from_slice(&std::fs::read(json.unwrap()).unwrap()).unwrap()
+}
+
+fn kvbench(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kvbench"))
+        .args(arguments)
+        .args(["--allow-tmpfs", "--folder"])
+        .arg(folder)
+        .arg("--results")
+        .arg(folder.join("results"))
+        .output()
+        .unwrap()
+}
+
+fn etcd() -> Option<String> {
+    let path = std::env::var("KVD_ETCD").ok();
+    if path.is_none() {
+        eprintln!("skipped: KVD_ETCD does not name an etcd");
+    }
+    path
+}
+
+/// What is left in the folder beside the results.
+fn leftovers(folder: &Path) -> usize {
+    std::fs::read_dir(folder).unwrap().count() - 1
+}
+
+#[test]
+fn the_floor_is_measured_for_every_number_of_clients_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = report(folder.path(), &["run", "--clients=1,33", "--seconds=0.2", "--rounds=2"]);
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 4);
+    for row in rows {
+        assert!(row["operations"].as_u64().unwrap() > 0, "{row}");
+        assert!(row["p50_micros"].as_u64() <= row["p99_micros"].as_u64(), "{row}");
+        assert_eq!(row["errors"], 0, "{row}");
+    }
+    assert_eq!(report["sync_floors"].as_array().unwrap().len(), 2);
+    assert_eq!(leftovers(folder.path()), 0);
+}
+
+#[test]
+fn every_workload_succeeds_on_a_real_etcd() {
+    let Some(etcd) = etcd() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let target = format!("--target=etcd={etcd}");
+    let workloads =
+        ["put", "put-follower", "get", "get-serializable", "mixed", "range", "txn"].join(",");
+    let workloads = format!("--workload={workloads}");
+    let report = report(
+        folder.path(),
+        &["run", &target, &workloads, "--clients=2", "--seconds=0.3", "--rounds=1", "--no-floor"],
+    );
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 7);
+    for row in rows {
+        assert!(row["operations"].as_u64().unwrap() > 0, "{row}");
+        assert!(row["server_cpu_micros"].as_f64().unwrap() > 0.0, "{row}");
+        assert_eq!(row["errors"], 0, "{row}");
+    }
+    assert_eq!(leftovers(folder.path()), 0);
+}
+
+#[test]
+fn a_real_etcd_comes_back_after_kill() {
+    let Some(etcd) = etcd() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let target = format!("--target=etcd={etcd}");
+    let report = report(folder.path(), &["restart", &target, "--keys=1000", "--rounds=1"]);
+    let row = &report["rows"][0];
+    assert!(row["follower_linearizable_seconds"].as_f64().unwrap() > 0.0, "{row}");
+    assert!(row["failover_seconds"].as_f64().unwrap() > 0.0, "{row}");
+    assert_eq!(leftovers(folder.path()), 0);
+}
+
+#[test]
+fn nothing_to_measure_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(!kvbench(folder.path(), &["load"]).status.success());
+    assert!(!kvbench(folder.path(), &["run", "--no-floor"]).status.success());
+}
