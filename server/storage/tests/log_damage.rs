@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use kvd_core::ids::{Index, LogId, MemberId, Term};
-use kvd_storage::fs::{Disk, SimDisk};
+use kvd_storage::fs::{Disk, OpenMode, SimDisk};
 use kvd_storage::log::{
     Flusher, LogEntry, LogError, LogState, OnDurable, Options, RaftLog, Step, Vote,
 };
@@ -132,6 +132,29 @@ fn each_cut_of_a_file_is_refused_or_without_effect() {
     assert!(refused > 5_000, "{refused} refused");
 }
 
+/// A sector that reads as zeros looks like one that was never written. Only in the very last frame can that be
+/// a torn write; everywhere else a whole frame behind it gives the loss away.
+#[test]
+fn a_lost_sector_is_refused_unless_it_can_be_a_torn_last_frame() {
+    let nonces = Arc::new(AtomicU64::new(1));
+    let disk = SimDisk::new();
+    let (log, mut flusher) = open(&disk, 8192, &nonces).unwrap();
+    // Six frames of one sector behind the head, all in one segment.
+    for index in 1..=6 {
+        log.append(vec![entry(1, index, 100)], ignore());
+        drive(&mut flusher);
+    }
+    let (path, last_sector) = (segments(&disk)[0].clone(), 6);
+    for sector in 0..=last_sector {
+        let wiped = disk.crash(0);
+        let file = wiped.open(&path, OpenMode::Write).unwrap();
+        file.write_all_at(&[0; 512], sector * 512).unwrap();
+        file.sync_data().unwrap();
+        let opened = open(&wiped, 8192, &nonces);
+        assert_eq!(opened.is_err(), sector < last_sector, "sector {sector}");
+    }
+}
+
 /// One step of a history.
 #[derive(Clone, Debug)]
 enum Op {
@@ -199,8 +222,8 @@ impl History {
         let entries: Vec<_> =
             (next..next + count).map(|index| entry(self.term, index, bytes)).collect();
         // A crash between the frames of one append leaves a beginning of it.
-        for at in 0..entries.len() - 1 {
-            let model = self.appended(&entries[at]);
+        for entry in &entries[..entries.len() - 1] {
+            let model = self.appended(entry);
             self.states.push(model);
         }
         let model = self.appended(entries.last().unwrap());
