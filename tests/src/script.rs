@@ -27,6 +27,7 @@
 mod print;
 mod request;
 pub mod transcript;
+mod txn;
 mod word;
 
 use std::error::Error;
@@ -126,7 +127,7 @@ impl Runner {
     }
 
     fn txn(&mut self, text: &str) -> Output {
-        let request = request::txn(text)?;
+        let request = txn::txn(text)?;
         let answer = self.runtime.block_on(self.kv().txn(request));
         Ok(self.printer.answer(answer, Printer::txn))
     }
