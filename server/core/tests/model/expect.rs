@@ -52,7 +52,8 @@ impl Model {
 impl RangeExpect {
     /// Rules KV-R4 to KV-R12.
     pub(crate) fn new(keys: &Keys, query: &RangeQuery) -> Self {
-        let in_range = keys.values().map(|live| &live.kv).filter(|kv| within(&query.range, &kv.key));
+        let in_range =
+            keys.values().map(|live| &live.kv).filter(|kv| within(&query.range, &kv.key));
         let mut candidates: Vec<KeyValue> = in_range.cloned().collect();
         let count = candidates.len();
         if query.count_only {

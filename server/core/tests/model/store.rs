@@ -59,6 +59,8 @@ pub(crate) struct Told {
 pub(crate) struct Work {
     /// Revision before it.
     pub(crate) begin: i64,
+    /// The keys before it.
+    before: Keys,
     pub(crate) keys: Keys,
     pub(crate) events: Vec<Event>,
 }
@@ -103,9 +105,7 @@ impl Model {
     /// Applies a command as the entry of that index.
     pub(crate) fn apply(&mut self, index: u64, command: &Command) -> Told {
         let mut work = self.begin();
-        let outcome = self
-            .admit(command)
-            .and_then(|()| self.execute(index, command, &mut work));
+        let outcome = self.admit(command).and_then(|()| self.execute(index, command, &mut work));
         let events = if outcome.is_ok() { work.events } else { Vec::new() };
         if !events.is_empty() {
             self.states.push(work.keys);
@@ -115,7 +115,8 @@ impl Model {
     }
 
     pub(crate) fn begin(&self) -> Work {
-        Work { begin: self.revision(), keys: self.latest().clone(), events: Vec::new() }
+        let keys = self.latest().clone();
+        Work { begin: self.revision(), before: keys.clone(), keys, events: Vec::new() }
     }
 
     /// Effects of alarms (behaviour.md 6.3).
@@ -265,7 +266,9 @@ impl Work {
             let key = old.kv.key.clone();
             self.keys.remove(&key);
             let kv = KeyValue { key, mod_revision: change.main, ..KeyValue::default() };
-            let prev = Some(old.change);
+            // What a watcher is shown as the key before is the revision before, not an earlier operation of
+            // the same transaction (rule W19).
+            let prev = self.before.get(&kv.key).map(|before| before.change);
             self.events.push(Event { kind: EventKind::Delete, kv, change, prev });
             answer.deleted += 1;
             if delete.prev_kv {

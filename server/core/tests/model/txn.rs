@@ -100,6 +100,26 @@ fn holds(compare: &Compare, keys: &Keys) -> bool {
     })
 }
 
+/// Whether the chosen path keeps the value or lease of a key that it deleted before (gap (a) of rule KV-T8a):
+/// the spec does not say what becomes of it.
+pub(crate) fn keeps_what_it_deletes(txn: &Txn, keys: &Keys) -> bool {
+    fn walk<'a>(ops: &'a [TxnOp], keys: &Keys, deleted: &mut Vec<&'a KeyRange>) -> bool {
+        ops.iter().any(|op| match op {
+            TxnOp::Range(_) => false,
+            TxnOp::Put(put) => {
+                (put.ignore_value || put.ignore_lease)
+                    && deleted.iter().any(|range| within(range, &put.key))
+            }
+            TxnOp::DeleteRange(delete) => {
+                deleted.push(&delete.range);
+                false
+            }
+            TxnOp::Txn(nested) => walk(chosen(nested, keys).1, keys, deleted),
+        })
+    }
+    walk(chosen(txn, keys).1, keys, &mut Vec::new())
+}
+
 /// A put or a delete of a branch, and the way to it: place in the branch, then branch and place of each
 /// transaction it is nested in.
 struct Leaf<'a> {
@@ -112,16 +132,19 @@ enum Change<'a> {
     Delete(&'a KeyRange),
 }
 
-/// Whether the duplicate rule accepts the transaction (rules KV-T8, KV-T8a): every pair of changes of each
-/// branch is looked at.
+/// Whether the duplicate rule accepts the transaction (rules KV-T8, KV-T8a).
 pub(crate) fn accepted(txn: &Txn) -> bool {
-    [&txn.success, &txn.failure].into_iter().all(|branch| {
-        let mut leaves = Vec::new();
-        collect(branch, &[], false, &mut leaves);
-        leaves.iter().enumerate().all(|(at, first)| {
-            leaves[at + 1..].iter().all(|second| !conflict(first, second))
-        })
-    })
+    accepted_branch(&txn.success) && accepted_branch(&txn.failure)
+}
+
+/// The same of one branch: every pair of its changes is looked at.
+pub(crate) fn accepted_branch(branch: &[TxnOp]) -> bool {
+    let mut leaves = Vec::new();
+    collect(branch, &[], false, &mut leaves);
+    leaves
+        .iter()
+        .enumerate()
+        .all(|(at, first)| leaves[at + 1..].iter().all(|second| !conflict(first, second)))
 }
 
 fn collect<'a>(ops: &'a [TxnOp], way: &[(usize, bool)], branch: bool, leaves: &mut Vec<Leaf<'a>>) {
