@@ -28,7 +28,7 @@ pub(crate) use crate::local_cluster::log::say;
 
 /// Set to 1 for the members: they stop when their standard input closes, which the kernel sees to
 /// however this process ends.
-pub const EXIT_WITH_STDIN: &str = "KVD_EXIT_WITH_STDIN";
+pub(crate) const EXIT_WITH_STDIN: &str = "KVD_EXIT_WITH_STDIN";
 
 /// Most members; more of them only make writes slower (etcd's own advice is at most seven).
 pub(crate) const MEMBERS_MAX: usize = 9;
@@ -89,7 +89,7 @@ fn io_error(doing: impl Into<String>) -> impl FnOnce(io::Error) -> LocalClusterE
 }
 
 /// Stops this process's server when its standard input closes: whoever started it is gone.
-pub fn stop_when_stdin_closes(shutdown: Shutdown) -> io::Result<()> {
+pub(crate) fn stop_when_stdin_closes(shutdown: Shutdown) -> io::Result<()> {
     // A thread, because a read from standard input cannot be given up.
     std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
         // An input that fails is as good as closed.
