@@ -12,7 +12,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW,
 };
 use http::{HeaderValue, Method, StatusCode};
 
@@ -31,7 +31,7 @@ struct Member {
 pub fn router(node: Arc<Node>, metrics: Arc<Metrics>) -> Router {
     let member = Member { node, metrics };
     shared_routes()
-        .route("/version", get(version::answer))
+        .route("/version", get(version::answer).fallback(only_get))
         .with_state(member)
         .route_layer(from_fn(cross_origin))
 }
@@ -43,12 +43,17 @@ pub fn metrics_router(node: Arc<Node>, metrics: Arc<Metrics>) -> Router {
 
 fn shared_routes() -> Router<Member> {
     Router::new()
-        .route("/health", get(health::health))
-        .route("/livez", get(health::livez))
-        .route("/livez/{check}", get(health::livez_one))
-        .route("/readyz", get(health::readyz))
-        .route("/readyz/{check}", get(health::readyz_one))
-        .route("/metrics", get(metrics::answer))
+        .route("/health", get(health::health).fallback(only_get))
+        .route("/livez", get(health::livez).fallback(only_get))
+        .route("/livez/{check}", get(health::livez_one).fallback(only_get))
+        .route("/readyz", get(health::readyz).fallback(only_get))
+        .route("/readyz/{check}", get(health::readyz_one).fallback(only_get))
+        .route("/metrics", get(metrics::answer).fallback(only_get))
+}
+
+/// The answer to another method than GET.
+async fn only_get() -> impl IntoResponse {
+    (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET")], "Method Not Allowed\n")
 }
 
 /// Lets pages of any origin ask: `--cors` and `--host-whitelist` are `*`.
@@ -65,4 +70,35 @@ async fn cross_origin(request: Request, next: Next) -> Response {
     let allowed = HeaderValue::from_static("accept, content-type, authorization");
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use http::Request as HttpRequest;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    fn router() -> Router {
+        let hello = get(|| async { "hello" }).fallback(only_get);
+        Router::new().route("/health", hello).route_layer(from_fn(cross_origin))
+    }
+
+    async fn ask(method: Method) -> Response {
+        let request = HttpRequest::builder().method(method).uri("/health").body(Body::empty());
+        router().oneshot(request.unwrap()).await.unwrap()
+    }
+
+    /// Behaviour.md 11.1: GET only, OPTIONS for browsers, every origin.
+    #[tokio::test]
+    async fn methods_and_origins() {
+        let answer = ask(Method::GET).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.headers()[ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+        let answer = ask(Method::POST).await;
+        assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(answer.headers()[ALLOW], "GET");
+        assert_eq!(ask(Method::OPTIONS).await.status(), StatusCode::OK);
+    }
 }
