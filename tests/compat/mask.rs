@@ -29,7 +29,9 @@ impl Mask {
             hide(&member["ID"], "<member>")?;
         }
         for member in cluster.members() {
-            let address = member.client_url().trim_end_matches(":2379");
+            let url = member.client_url().trim_end_matches(":2379");
+            known.push((url.to_owned(), "<address>".to_owned()));
+            let address = url.trim_start_matches("http://");
             known.push((address.to_owned(), "<address>".to_owned()));
         }
         Ok(Self { known })
