@@ -232,7 +232,8 @@ impl Work {
         ChangeId { main: Revision(self.begin + 1), sub }
     }
 
-    /// Rules M4 to M6, KV-P3, KV-P4.
+    /// Rules M4 to M6, KV-P3, KV-P4. What is to be kept may have been deleted by an earlier operation (gap (a)
+    /// of rule KV-T8a); then there is nothing left to keep.
     pub(crate) fn put(&mut self, put: &Put) -> PutAnswer {
         let change = self.next_change();
         let old = self.keys.get(&put.key).cloned();

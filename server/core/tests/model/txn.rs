@@ -100,26 +100,6 @@ fn holds(compare: &Compare, keys: &Keys) -> bool {
     })
 }
 
-/// Whether the chosen path keeps the value or lease of a key that it deleted before (gap (a) of rule KV-T8a):
-/// the spec does not say what becomes of it.
-pub(crate) fn keeps_what_it_deletes(txn: &Txn, keys: &Keys) -> bool {
-    fn walk<'a>(ops: &'a [TxnOp], keys: &Keys, deleted: &mut Vec<&'a KeyRange>) -> bool {
-        ops.iter().any(|op| match op {
-            TxnOp::Range(_) => false,
-            TxnOp::Put(put) => {
-                (put.ignore_value || put.ignore_lease)
-                    && deleted.iter().any(|range| within(range, &put.key))
-            }
-            TxnOp::DeleteRange(delete) => {
-                deleted.push(&delete.range);
-                false
-            }
-            TxnOp::Txn(nested) => walk(chosen(nested, keys).1, keys, deleted),
-        })
-    }
-    walk(chosen(txn, keys).1, keys, &mut Vec::new())
-}
-
 /// A put or a delete of a branch, and the way to it: place in the branch, then branch and place of each
 /// transaction it is nested in.
 struct Leaf<'a> {

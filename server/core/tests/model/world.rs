@@ -20,7 +20,7 @@ use kvd_core::view::{Access, ReadError, View};
 
 use super::steps::{Places, Read, Step};
 use super::store::{Model, Told};
-use super::txn::{accepted, accepted_branch, keeps_what_it_deletes};
+use super::txn::{accepted, accepted_branch};
 
 /// What disagreed; the steps up to there, as taken, are in it.
 pub(crate) type Disagreement = String;
@@ -135,9 +135,6 @@ impl World {
                 }
             }
             overlap(txn)?;
-            if keeps_what_it_deletes(txn, self.model.latest()) {
-                return Ok(());
-            }
         }
         self.commit(Some(command))
     }
