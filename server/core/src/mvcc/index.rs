@@ -1,14 +1,14 @@
 //! From a key to its changes: ordered, in memory, without values.
 //!
-//! The map behind it is nobody's business, so that a B-tree that counts can take its place (hazard D5).
-//! Beside the versions of each key it keeps what would otherwise cost a read: create revision, version, lease
+//! The map behind it counts live keys (hazard D5); that it does is nobody's business. Beside the versions of each key it keeps what would otherwise cost a read: create revision, version, lease
 //! and row hash of the newest one, the size of every record, and sums over all keys.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::tree::{Live, Tree};
 use crate::ids::{ChangeId, LeaseId, Revision};
+use crate::outcome::Fatal;
 use crate::range::KeyRange;
 
 /// One change of a key: 16 bytes.
@@ -116,10 +116,18 @@ impl KeyEntry {
     }
 }
 
+impl Live for KeyEntry {
+    fn is_live(&self) -> bool {
+        !self.newest.is_tombstone()
+    }
+}
+
 /// The index over all keys.
 #[derive(Debug, Default)]
 pub(crate) struct KeyIndex {
-    keys: BTreeMap<Arc<[u8]>, KeyEntry>,
+    keys: Tree<KeyEntry>,
+    /// Of all changes ever pushed: a reader at or above it sees every key's newest one.
+    newest: Revision,
     live_keys: u64,
     bytes: u64,
     hash: u64,
@@ -127,12 +135,12 @@ pub(crate) struct KeyIndex {
 
 impl KeyIndex {
     pub(crate) fn get(&self, key: &[u8]) -> Option<&KeyEntry> {
-        self.keys.get(key)
+        self.keys.get(key).map(|(_, entry)| entry)
     }
 
     /// The key as the index holds it, to share instead of copying.
     pub(crate) fn shared_key(&self, key: &[u8]) -> Option<Arc<[u8]>> {
-        self.keys.get_key_value(key).map(|(key, _)| Arc::clone(key))
+        self.keys.get(key).map(|(key, _)| Arc::clone(key))
     }
 
     /// Live keys.
@@ -159,20 +167,33 @@ impl KeyIndex {
         self.bytes += version.bytes();
         self.hash = self.hash.wrapping_add(latest.row_hash);
         self.live_keys += u64::from(!version.is_tombstone());
-        let Some(entry) = self.keys.get_mut(key) else {
+        self.newest = self.newest.max(version.main());
+        let replaced = self.keys.update(key, |entry| entry.push(version, latest));
+        if let Some((newest, latest)) = replaced {
+            self.hash = self.hash.wrapping_sub(latest.row_hash);
+            self.live_keys -= u64::from(!newest.is_tombstone());
+        } else {
             let entry = KeyEntry { newest: version, latest, older: Vec::new() };
             self.keys.insert(Arc::from(key), entry);
-            return;
-        };
-        self.hash = self.hash.wrapping_sub(entry.latest.row_hash);
-        self.live_keys -= u64::from(!entry.newest.is_tombstone());
-        if entry.older.is_empty() {
-            // Most keys have few versions; the default of four would cost 64 bytes each.
-            entry.older.reserve_exact(1);
         }
-        entry.older.push(entry.newest);
-        entry.newest = version;
-        entry.latest = latest;
+    }
+
+    /// How many keys of the range are live at that revision, if that is known without looking at each: at the
+    /// latest revision only.
+    pub(crate) fn live_count(&self, range: &KeyRange, revision: Revision) -> Option<u64> {
+        if revision < self.newest {
+            return None;
+        }
+        if range.is_empty() {
+            return Some(0);
+        }
+        let (start, end) = bounds(range, None);
+        Some(self.keys.live_between(start, end))
+    }
+
+    /// Verifies the order and the counts of the tree.
+    pub(crate) fn check(&self) -> Result<(), Fatal> {
+        self.keys.check()
     }
 
     /// Visits up to `keys_max` keys of the range after `after`, whatever their state, and says after which one
@@ -188,13 +209,17 @@ impl KeyIndex {
             return None;
         }
         if let KeyRange::Key(key) = range {
-            if let Some((key, entry)) = self.keys.get_key_value(key.as_ref()) {
+            if let Some((key, entry)) = self.keys.get(key) {
                 visit(key, entry);
             }
             return None;
         }
+        let (start, end) = bounds(range, after);
         let mut visited = 0;
-        for (key, entry) in self.keys.range::<[u8], _>(bounds(range, after)) {
+        for (key, entry) in self.keys.iter_from(start) {
+            if is_behind(end, key) {
+                break;
+            }
             visit(key, entry);
             visited += 1;
             if visited == keys_max {
@@ -222,7 +247,7 @@ impl KeyIndex {
 
     /// The key, if it is live at that revision.
     pub(crate) fn live_key(&self, key: &[u8], revision: Revision) -> Option<Found> {
-        let (key, entry) = self.keys.get_key_value(key)?;
+        let (key, entry) = self.keys.get(key)?;
         let (version, latest) = entry.live_at(revision)?;
         Some(Found { key: Arc::clone(key), version, latest })
     }
@@ -237,21 +262,16 @@ impl KeyIndex {
         dropped: &mut Vec<Version>,
     ) -> Option<Arc<[u8]>> {
         let first = dropped.len();
-        let mut emptied = Vec::new();
-        let mut last = None;
-        let all = KeyRange::all();
-        let page = self.keys.range_mut::<[u8], _>(bounds(&all, after)).take(keys_max);
-        let mut visited = 0;
-        for (key, entry) in page {
-            if entry.compact(compacted, dropped) {
-                emptied.push(Arc::clone(key));
+        let mut page = Vec::new();
+        let next = self.page(&KeyRange::all(), after, keys_max, |key, entry| {
+            if entry.reaches(compacted) {
+                page.push(Arc::clone(key));
             }
-            visited += 1;
-            last = Some(key);
-        }
-        let next = last.filter(|_| visited == keys_max).map(Arc::clone);
-        for key in emptied {
-            self.keys.remove(&key);
+        });
+        for key in page {
+            if self.keys.update(&key, |entry| entry.compact(compacted, dropped)) == Some(true) {
+                self.keys.remove(&key);
+            }
         }
         self.bytes -= dropped[first..].iter().map(|version| version.bytes()).sum::<u64>();
         next
@@ -259,6 +279,22 @@ impl KeyIndex {
 }
 
 impl KeyEntry {
+    /// Adds the newest change and gives the one it replaces.
+    fn push(&mut self, version: Version, latest: Latest) -> (Version, Latest) {
+        if self.older.is_empty() {
+            // Most keys have few versions; the default of four would cost 64 bytes each.
+            self.older.reserve_exact(1);
+        }
+        self.older.push(self.newest);
+        (std::mem::replace(&mut self.newest, version), std::mem::replace(&mut self.latest, latest))
+    }
+
+    /// Whether a compaction there may find something to drop.
+    fn reaches(&self, compacted: Revision) -> bool {
+        let oldest = self.older.first().unwrap_or(&self.newest);
+        oldest.main() <= compacted && (!self.older.is_empty() || oldest.is_tombstone())
+    }
+
     /// Keeps the newest change at or below the mark, if it is a put or a tombstone exactly there, and all
     /// after it. Says whether nothing is left.
     fn compact(&mut self, compacted: Revision, dropped: &mut Vec<Version>) -> bool {
@@ -294,4 +330,12 @@ fn bounds<'a>(range: &'a KeyRange, after: Option<&'a [u8]>) -> (Bound<&'a [u8]>,
         KeyRange::From(_) => Bound::Unbounded,
     };
     (start, end)
+}
+
+fn is_behind(end: Bound<&[u8]>, key: &[u8]) -> bool {
+    match end {
+        Bound::Included(end) => end < key,
+        Bound::Excluded(end) => end <= key,
+        Bound::Unbounded => false,
+    }
 }

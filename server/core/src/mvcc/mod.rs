@@ -21,6 +21,7 @@ pub(crate) mod history;
 pub(crate) mod index;
 pub(crate) mod range;
 pub(crate) mod record;
+pub(crate) mod tree;
 pub mod txn;
 pub(crate) mod write;
 

@@ -16,6 +16,9 @@ use crate::limits::INDEX_PAGE_KEYS;
 use crate::outcome::{Fatal, RangeAnswer, Rejection};
 use crate::range::KeyRange;
 
+/// Keys of a page at least, however few are wanted: some may be dead.
+const PAGE_KEYS_MIN: usize = 16;
+
 /// The store as of one revision.
 #[derive(Clone, Copy)]
 pub(crate) struct Reader<'a> {
@@ -119,7 +122,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Up to `keep` keys of the range, and their number.
+    /// Up to `keep` keys of the range, and their number. What the index knows is not counted (hazard D5).
     fn collect(
         &self,
         range: &KeyRange,
@@ -128,25 +131,36 @@ impl Reader<'_> {
         count: Count,
     ) -> (Vec<Found>, i64) {
         let mut kept = Vec::new();
-        let mut number = 0;
+        let known = match count {
+            Count::Range => self.shared.read().index.live_count(range, at),
+            Count::Visited => None,
+        };
+        let enough = known.is_some() || count == Count::Visited;
+        let mut visited = 0_u64;
         let mut after = None;
         loop {
+            if enough && kept.len() >= keep {
+                break;
+            }
+            let wanted = if enough { keep - kept.len() } else { INDEX_PAGE_KEYS };
             after = self.shared.read().index.live_page(
                 range,
                 after.as_deref(),
-                INDEX_PAGE_KEYS,
+                wanted.clamp(PAGE_KEYS_MIN, INDEX_PAGE_KEYS),
                 at,
                 |found| {
-                    number += 1;
+                    visited += 1;
                     if kept.len() < keep {
                         kept.push(found);
                     }
                 },
             );
-            if after.is_none() || (count == Count::Visited && kept.len() >= keep) {
-                return (kept, number);
+            if after.is_none() {
+                break;
             }
         }
+        let number = known.unwrap_or(visited);
+        (kept, i64::try_from(number).expect("keys in memory are fewer than that"))
     }
 
     fn fetch(&self, found: &[Found], query: &RangeQuery) -> Result<Vec<KeyValue>, ReadError> {

@@ -9,6 +9,7 @@ use crate::outcome::Fatal;
 
 pub(super) fn check(state: &State) -> Result<(), Fatal> {
     let keys = state.shared.read();
+    keys.index.check()?;
     let mut sums = Sums::default();
     for (key, entry) in keys.index.iter() {
         check_key(state, &keys, key, entry, &mut sums)?;
