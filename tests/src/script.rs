@@ -46,6 +46,9 @@ use crate::cluster::process::{Cluster, Program};
 use self::print::Printer;
 use self::request::Arguments;
 
+/// What kvd's log may warn of: openraft hears of its own first, empty vote after the next one.
+const HARMLESS: [&str; 1] = ["A message will be ignored because Leader vote changed"];
+
 /// Runs one script against one server of its own.
 pub struct Runner {
     program: Program,
@@ -74,6 +77,14 @@ impl Runner {
         let channel = connect(&runtime, &cluster)?;
         let printer = Printer::default();
         Ok(Self { program: program.clone(), runtime, cluster, channel, printer })
+    }
+
+    /// What kvd logged at warning level or above. A real etcd may say what it likes.
+    pub fn unexpected_log_lines(&self) -> Vec<String> {
+        match self.program {
+            Program::Kvd(_) => self.cluster.unexpected_log_lines(&HARMLESS),
+            Program::Etcd(_) => Vec::new(),
+        }
     }
 
     fn kv(&self) -> KvClient<Channel> {

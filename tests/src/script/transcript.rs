@@ -61,7 +61,10 @@ impl Transcript {
     /// What the file would hold if recorded from `program`.
     pub fn run(&self, program: &Program) -> anyhow::Result<String> {
         let mut runner = Runner::start(program, &self.flags)?;
-        Ok(goldenscript::generate(&mut runner, &self.text)?)
+        let text = goldenscript::generate(&mut runner, &self.text)?;
+        let alarming = runner.unexpected_log_lines();
+        ensure!(alarming.is_empty(), "unexpected in the log of {program:?}: {alarming:#?}");
+        Ok(text)
     }
 
     /// What [`Self::run`] should give.
