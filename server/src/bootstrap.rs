@@ -211,8 +211,11 @@ impl Starting {
         let state = self.recover(&installer).await?;
         let room: Room = Arc::clone(&self.world.room);
         let fatal = self.world.fatal.clone();
+        let log = self.log.clone();
+        let durable_log = Arc::new(move || log.durable());
         let lane =
-            CheckpointLane::new(self.world.threads, self.log.clone(), room, durable, fatal.clone());
+            CheckpointLane::new(self.world.threads, durable_log, room, durable, fatal.clone());
+        lane.follow(&self.log);
         lane.replace(0, self.world.stores.live())?;
         let applier = self.applier(state, &lane, fatal.clone())?;
         self.peer_side.has_state(applier.clone());

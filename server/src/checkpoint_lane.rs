@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kvd_core::checkpoint::{Checkpoint, CheckpointStore, Meta};
+use kvd_core::ids::LogId;
 use kvd_storage::checkpointer::{Checkpointer, Gates, Report, Step, Wake};
 use kvd_storage::log::RaftLog;
 use tokio::sync::mpsc;
@@ -14,6 +15,9 @@ use crate::threads::Threads;
 
 /// How often a simulated checkpointer looks whether it can go on.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// Up to where this member's log is durable: a checkpoint never goes beyond it (hazard A2).
+pub(crate) type DurableLog = Arc<dyn Fn() -> Option<LogId> + Send + Sync>;
 
 /// Whether so many bytes can be written.
 pub(crate) type Room = Arc<dyn Fn(u64) -> bool + Send + Sync>;
@@ -26,7 +30,7 @@ pub(crate) struct CheckpointLane {
 
 struct Inner {
     threads: Threads,
-    log: RaftLog,
+    durable_log: DurableLog,
     room: Room,
     /// Checkpoints that became durable, with the generation of their state.
     durable: mpsc::Sender<(u64, Meta)>,
@@ -43,22 +47,25 @@ struct Present {
 impl CheckpointLane {
     pub(crate) fn new(
         threads: Threads,
-        log: RaftLog,
+        durable_log: DurableLog,
         room: Room,
         durable: mpsc::Sender<(u64, Meta)>,
         fatal: FatalSignal,
     ) -> Self {
         let present = Mutex::new(None);
-        let inner = Arc::new(Inner { threads, log, room, durable, fatal, present });
-        let wake = Arc::downgrade(&inner);
-        inner.log.on_durable_advance(Box::new(move |_log_id| {
-            if let Some(inner) = wake.upgrade()
+        Self { inner: Arc::new(Inner { threads, durable_log, room, durable, fatal, present }) }
+    }
+
+    /// Lets checkpoints go on as soon as the log is durable up to them.
+    pub(crate) fn follow(&self, log: &RaftLog) {
+        let lane = Arc::downgrade(&self.inner);
+        log.on_durable_advance(Box::new(move |_log_id| {
+            if let Some(inner) = lane.upgrade()
                 && let Some(present) = &*inner.present.lock().unwrap_or_else(PoisonError::into_inner)
             {
                 present.wake.wake();
             }
         }));
-        Self { inner }
     }
 
     /// Checkpoints of this generation go to this store from now on; what the one before has not committed is
@@ -106,10 +113,10 @@ impl CheckpointLane {
     }
 
     fn gates(&self, generation: u64) -> Gates {
-        let (log, room) = (self.inner.log.clone(), Arc::clone(&self.inner.room));
+        let (log, room) = (Arc::clone(&self.inner.durable_log), Arc::clone(&self.inner.room));
         let (durable, fatal) = (self.inner.durable.clone(), self.inner.fatal.clone());
         Gates {
-            durable: Box::new(move || log.durable()),
+            durable: Box::new(move || log()),
             room: Box::new(move |bytes| room(bytes)),
             report: Box::new(move |report| match report {
                 Report::Durable(meta) => {

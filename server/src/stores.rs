@@ -2,6 +2,9 @@
 //!
 //! A port with two sides: folders of sled in production, stores in memory in the simulator.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod mem;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -50,6 +50,7 @@ pub(crate) async fn follow_checkpoints(
         node.checkpoints.became_durable(&meta);
         let told = async {
             applier.durable(generation, meta).await?;
+            node.checkpoints.report();
             node.raft.report_checkpoint().await?;
             match purge_upto(&node, &log, retention) {
                 Some(upto) => node.raft.purge(upto).await,

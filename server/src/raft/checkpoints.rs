@@ -24,7 +24,7 @@ struct Inner {
 struct Marks {
     last: Option<Meta>,
     previous: Option<LogId>,
-    /// Became durable and openraft was not told yet.
+    /// What the snapshot is that openraft will ask for.
     reported: Option<Meta>,
 }
 
@@ -54,9 +54,15 @@ impl Checkpoints {
         let mut marks = self.lock();
         marks.previous = marks.last.as_ref().map(|last| last.applied);
         marks.last = Some(meta.clone());
-        marks.reported = Some(meta.clone());
         drop(marks);
         self.inner.durable.send_replace(Some(meta.applied));
+    }
+
+    /// Openraft is about to be told of the last durable checkpoint: the snapshot it asks for is that one, not a
+    /// new one, or each would bring about the next.
+    pub(crate) fn report(&self) {
+        let mut marks = self.lock();
+        marks.reported = marks.last.clone();
     }
 
     /// A received state was installed: it is the last checkpoint and there is none before it (hazard A8).

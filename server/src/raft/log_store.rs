@@ -46,13 +46,14 @@ impl LogStore {
         entries.into_iter().map(raft_entry).collect()
     }
 
-    /// End of a range of openraft's indexes, exclusive.
+    /// End of a range of openraft's indexes, exclusive; at most the end of the log.
     fn end_of(&self, range: &impl RangeBounds<u64>) -> u64 {
-        let last = self.log.state().last.map_or(0, |last| last.index.0);
+        // Our index of the last entry is openraft's of the one after it.
+        let end = self.log.state().last.map_or(0, |last| last.index.0);
         match range.end_bound() {
-            Bound::Included(end) => end.saturating_add(1),
-            Bound::Excluded(end) => *end,
-            Bound::Unbounded => last,
+            Bound::Included(last) => end.min(last.saturating_add(1)),
+            Bound::Excluded(after) => end.min(*after),
+            Bound::Unbounded => end,
         }
     }
 }

@@ -11,6 +11,8 @@ mod payload;
 mod server;
 mod snapshot;
 mod state_machine;
+#[cfg(test)]
+mod suite;
 mod types;
 mod wire;
 

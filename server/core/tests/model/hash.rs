@@ -24,12 +24,17 @@ impl Model {
             bytes.extend(u64::from(change.change.sub).to_be_bytes());
             if tombstone {
                 bytes.push(b't');
-                bytes.extend(wire(&KeyValue { key: change.kv.key.clone(), ..KeyValue::default() }));
-            } else {
-                bytes.extend(wire(&change.kv));
             }
+            bytes.extend(record(change));
         }
         Ok(KvHash { hash: crc32c(&bytes), hash_revision: at, compact_revision: compacted })
+    }
+
+    /// Bytes of the records that a finished compaction leaves.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        let compacted = self.compacted.unwrap_or(-1);
+        let kept = self.changes.iter().filter(|change| self.kept(change, compacted));
+        kept.map(|change| record(change).len() as u64).sum()
     }
 
     /// Whether a compaction at that revision keeps the change (rule M11); newer ones it does not touch.
@@ -44,6 +49,14 @@ impl Model {
             .unwrap();
         newest.change == change.change
             && (change.kind == EventKind::Put || change.change.main.0 == at)
+    }
+}
+
+/// A record's value; a tombstone has only the key.
+fn record(change: &Event) -> Vec<u8> {
+    match change.kind {
+        EventKind::Put => wire(&change.kv),
+        EventKind::Delete => wire(&KeyValue { key: change.kv.key.clone(), ..KeyValue::default() }),
     }
 }
 

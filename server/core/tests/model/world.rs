@@ -68,7 +68,8 @@ impl World {
         self.taken.push("the end".to_owned());
         self.look().map_err(|what| self.story(&what))?;
         self.taken.push("all compacted".to_owned());
-        self.compact().and_then(|()| self.look()).map_err(|what| self.story(&what))
+        let looked = self.compact().and_then(|()| self.look()).and_then(|()| self.weigh());
+        looked.map_err(|what| self.story(&what))
     }
 
     fn compact(&mut self) -> Result<(), String> {
@@ -78,6 +79,14 @@ impl World {
             agree(progress == CompactProgress::Done, &CompactProgress::Done, &progress)?;
         }
         Ok(())
+    }
+
+    /// Compaction took all that it may (rule M11).
+    fn weigh(&self) -> Result<(), String> {
+        let expected = self.model.kept_bytes();
+        let views = self.members.iter().map(|member| member.state.view());
+        let bytes: Vec<u64> = views.map(|view| view.live_bytes()).collect();
+        agree(bytes.iter().all(|bytes| *bytes == expected), &expected, &bytes)
     }
 
     /// Long values are all alike, and shown short.
