@@ -77,6 +77,8 @@ impl World {
             while member.sweep(3)? == CompactProgress::More {}
             let progress = member.sweep(3)?;
             agree(progress == CompactProgress::Done, &CompactProgress::Done, &progress)?;
+            // A View tells the size as of its publication.
+            member.state.publish();
         }
         Ok(())
     }
