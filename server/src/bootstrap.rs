@@ -397,6 +397,7 @@ impl Starting {
             published: applier.published().clone(),
             applier,
             checkpoints,
+            snapshots: self.sender.clone(),
             db_size: Box::new(move || stores.live().size_bytes().unwrap_or(0)),
             space: self.world.space.clone(),
             ready: watch::Sender::new(false),

@@ -92,6 +92,7 @@ pub(crate) struct Figures {
     pub(crate) start_seconds: Gauge<f64, AtomicU64>,
     leader_changes: Counter,
     proposals_failed: Counter,
+    snapshot_sent_bytes: Counter,
     cpu_seconds: Counter<f64, AtomicU64>,
 }
 
@@ -104,6 +105,11 @@ impl Figures {
     /// Proposals that failed since start.
     pub(crate) fn set_proposals_failed(&self, failed: u64) {
         self.proposals_failed.inner().store(failed, Ordering::Relaxed);
+    }
+
+    /// Bytes of snapshots sent to other members since start.
+    pub(crate) fn set_snapshot_sent_bytes(&self, bytes: u64) {
+        self.snapshot_sent_bytes.inner().store(bytes, Ordering::Relaxed);
     }
 
     /// Processor time of the process in seconds.
@@ -227,6 +233,8 @@ impl Metrics {
         let registry = &mut self.registry;
         registry.register("etcd_server_leader_changes_seen", "Leader changes seen", changes);
         registry.register("etcd_server_proposals_failed", "Proposals that failed", failed);
+        let sent = self.figures.snapshot_sent_bytes.clone();
+        registry.register("kvd_snapshot_sent_bytes", "Bytes of snapshots sent to members", sent);
     }
 
     fn register_storage(&mut self) {
@@ -348,6 +356,8 @@ mod tests {
             "etcd_server_proposals_pending 0",
             "# TYPE etcd_server_proposals_failed_total counter",
             "etcd_server_proposals_failed_total 0",
+            "# TYPE kvd_snapshot_sent_bytes_total counter",
+            "kvd_snapshot_sent_bytes_total 0",
             "etcd_server_quota_backend_bytes 0",
             "etcd_mvcc_db_total_size_in_bytes 0",
             "etcd_mvcc_db_total_size_in_use_in_bytes 0",

@@ -45,6 +45,7 @@ fn set_node(figures: &Figures, status: &Status) {
     figures.proposals_pending.set(signed(status.proposals_pending));
     figures.set_proposals_failed(status.proposals_failed);
     figures.set_leader_changes(status.leader_changes);
+    figures.set_snapshot_sent_bytes(status.snapshot_sent_bytes);
     figures.quota_bytes.set(quota_bytes(status.quota_bytes));
     figures.db_bytes.set(signed(status.db_size));
     figures.db_in_use_bytes.set(signed(status.db_size_in_use));

@@ -24,7 +24,7 @@ use self::reads::ReadRounds;
 use crate::apply::{Applier, Published};
 use crate::fatal::FatalSignal;
 use crate::peer::identity::Identity;
-use crate::raft::{Checkpoints, Raft};
+use crate::raft::{Checkpoints, Raft, SnapshotSender};
 use crate::threads::ReaderPool;
 
 /// etcd's default for a quota of zero (rule F15).
@@ -56,6 +56,7 @@ pub struct Node {
     pub(crate) published: Published,
     pub(crate) applier: Applier,
     pub(crate) checkpoints: Checkpoints,
+    pub(crate) snapshots: SnapshotSender,
     /// Bytes that the state occupies on the device.
     pub(crate) db_size: Box<dyn Fn() -> u64 + Send + Sync>,
     pub(crate) space: watch::Receiver<Level>,
@@ -86,7 +87,7 @@ impl Node {
         if cost_bytes == 0 {
             return Ok(());
         }
-        if *self.space.borrow() <= Level::Low {
+        if self.lacks_room() {
             return Err(Rejection::NoSpace.into());
         }
         let quota = match self.limits.quota_bytes {
@@ -101,6 +102,16 @@ impl Node {
         let raise = AlarmChange { raise: true, member: self.own.member_id, kind: AlarmKind::NoSpace };
         self.propose(Command::Alarm(raise)).await?;
         Err(Rejection::NoSpace.into())
+    }
+
+    /// Whether a growing command must end here. A follower that runs low hands on: the leader judges its own
+    /// room. One that takes no entries could not wait for the answer either (hazard B5).
+    fn lacks_room(&self) -> bool {
+        match *self.space.borrow() {
+            Level::Plenty => false,
+            Level::Low => self.leader() == Some(self.own.member_id),
+            Level::Critical => true,
+        }
     }
 
     /// Proposes a command; answers after it is visible on this member.
@@ -196,13 +207,15 @@ impl Node {
             applied: view.at().index,
             revision: view.revision(),
             is_learner: !voters.iter().any(|voters| voters.contains(&self.own.member_id)),
+            // Tools divide by these: neither is ever zero, and what is in use is part of what is allocated.
             db_size: (self.db_size)().max(view.live_bytes()).max(1),
-            db_size_in_use: view.live_bytes(),
+            db_size_in_use: view.live_bytes().max(1),
             quota_bytes: self.limits.quota_bytes,
             ready: self.is_ready(),
             leader_changes: self.leader_changes.load(Ordering::Relaxed),
             proposals_pending: counters.pending.load(Ordering::Relaxed),
             proposals_failed: counters.failed.load(Ordering::Relaxed),
+            snapshot_sent_bytes: self.snapshots.sent_bytes(),
         }
     }
 

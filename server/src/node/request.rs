@@ -96,4 +96,6 @@ pub struct Status {
     pub proposals_pending: u64,
     /// Proposals that failed since start.
     pub proposals_failed: u64,
+    /// Bytes of snapshots sent to other members since start.
+    pub snapshot_sent_bytes: u64,
 }

@@ -50,25 +50,38 @@ pub(crate) fn decide(reader: &Reader<'_>, txn: &Txn) -> Result<Path, ReadError> 
     Ok(path)
 }
 
-/// Checks the chosen path against the state before the transaction (rule KV-T9).
+/// Checks the chosen path before anything of it is executed (rule KV-T9): as etcd, all its puts first, wherever
+/// they stand, then all its reads.
 pub(crate) fn check(reader: &Reader<'_>, txn: &Txn, path: &Path) -> Result<(), Rejection> {
+    each_op(txn, path, &mut |op| match op {
+        TxnOp::Put(put) => {
+            check_put_key(put)?;
+            // In a transaction 3.6 looks at ignore_* before the lease (rule KV-P2).
+            check_put_ignores(reader, put)?;
+            check_put_lease(reader.shared, put)
+        }
+        _ => Ok(()),
+    })?;
+    each_op(txn, path, &mut |op| match op {
+        TxnOp::Range(query) => reader.resolve(query.revision).map(|_| ()),
+        _ => Ok(()),
+    })
+}
+
+/// Visits the operations of the chosen path in order, those of nested transactions in their place.
+fn each_op(
+    txn: &Txn,
+    path: &Path,
+    visit: &mut dyn FnMut(&TxnOp) -> Result<(), Rejection>,
+) -> Result<(), Rejection> {
     let mut nested = path.nested.iter();
     for op in path.branch(txn) {
         match op {
-            TxnOp::Range(query) => {
-                reader.resolve(query.revision)?;
-            }
-            TxnOp::Put(put) => {
-                check_put_key(put)?;
-                // In a transaction 3.6 looks at ignore_* before the lease (rule KV-P2).
-                check_put_ignores(reader, put)?;
-                check_put_lease(reader.shared, put)?;
-            }
-            TxnOp::DeleteRange(_) => {}
             TxnOp::Txn(inner) => {
                 let path = nested.next().expect("a path has one part for each nested transaction");
-                check(reader, inner, path)?;
+                each_op(inner, path, visit)?;
             }
+            op => visit(op)?,
         }
     }
     Ok(())

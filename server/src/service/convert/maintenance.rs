@@ -136,6 +136,7 @@ mod tests {
             leader_changes: 0,
             proposals_pending: 0,
             proposals_failed: 0,
+            snapshot_sent_bytes: 0,
         }
     }
 

@@ -85,7 +85,7 @@ impl Name {
             }
             ROW => {
                 let (table, id) = rest.split_first()?;
-                Some(Self::Row { table: table_of(*table)?, id: unescape(id)?.into(), sequence })
+                Some(Self::Row { table: Table::from_number(*table)?, id: unescape(id)?.into(), sequence })
             }
             META => rest.is_empty().then_some(Self::Meta { sequence }),
             GARBAGE => match Self::parse_name(rest)? {
@@ -164,12 +164,6 @@ pub(crate) fn item(name: &[u8], chunk: u32) -> Vec<u8> {
     key.extend_from_slice(name);
     key.extend_from_slice(&chunk.to_be_bytes());
     key
-}
-
-fn table_of(number: u8) -> Option<Table> {
-    [Table::Lease, Table::Member, Table::Removed, Table::Alarm, Table::Cluster]
-        .into_iter()
-        .find(|table| *table as u8 == number)
 }
 
 /// Undoes the escaping of an id and takes off its terminator; `None` where no id was written like this.
