@@ -48,10 +48,14 @@ pub(crate) enum Answer {
     Txn(TxnExpect),
 }
 
+/// Why a command is refused: for one of these reasons. The spec does not say which of several operations of a
+/// transaction is the one that is told.
+pub(crate) type Refusal = Vec<Rejection>;
+
 /// What a command must do.
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
-    pub(crate) outcome: Result<Answer, Rejection>,
+    pub(crate) outcome: Result<Answer, Refusal>,
     pub(crate) events: Vec<Event>,
 }
 
@@ -105,7 +109,14 @@ impl Model {
     /// Applies a command as the entry of that index.
     pub(crate) fn apply(&mut self, index: u64, command: &Command) -> Told {
         let mut work = self.begin();
-        let outcome = self.admit(command).and_then(|()| self.execute(index, command, &mut work));
+        let outcome = match (self.admit(command), command) {
+            (Err(rejection), _) => Err(vec![rejection]),
+            (Ok(()), Command::Txn(txn)) => self.txn(txn, &mut work).map(Answer::Txn),
+            (Ok(()), _) => match self.execute(index, command, &mut work) {
+                Ok(response) => Ok(Answer::Plain(response)),
+                Err(rejection) => Err(vec![rejection]),
+            },
+        };
         let events = if outcome.is_ok() { work.events } else { Vec::new() };
         if !events.is_empty() {
             self.states.push(work.keys);
@@ -145,8 +156,8 @@ impl Model {
         index: u64,
         command: &Command,
         work: &mut Work,
-    ) -> Result<Answer, Rejection> {
-        Ok(Answer::Plain(match command {
+    ) -> Result<Response, Rejection> {
+        Ok(match command {
             Command::Put(put) => {
                 // The lease first, then what is to be kept (rule KV-P2).
                 self.check_lease(put)?;
@@ -154,7 +165,6 @@ impl Model {
                 Response::Put(work.put(put))
             }
             Command::DeleteRange(delete) => Response::DeleteRange(work.delete(delete)),
-            Command::Txn(txn) => return self.txn(txn, work).map(Answer::Txn),
             Command::Compact(compact) => {
                 // Rule KV-C2; "none" is -1.
                 if compact.revision <= self.compacted.unwrap_or(-1) {
@@ -175,8 +185,8 @@ impl Model {
                 _ => Response::None,
             },
             Command::Alarm(change) => Response::Alarm(self.alarm(*change)),
-            Command::Publish(_) | Command::ClusterVersion(_) => Response::None,
-        }))
+            Command::Txn(_) | Command::Publish(_) | Command::ClusterVersion(_) => Response::None,
+        })
     }
 
     pub(crate) fn check_lease(&self, put: &Put) -> Result<(), Rejection> {

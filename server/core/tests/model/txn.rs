@@ -6,33 +6,44 @@ use bytes::Bytes;
 use kvd_core::command::{Compare, CompareOperator, CompareTarget, Txn, TxnOp};
 use kvd_core::event::KeyValue;
 use kvd_core::ids::Revision;
-use kvd_core::outcome::{OpAnswer, Rejection};
+use kvd_core::outcome::OpAnswer;
 use kvd_core::range::KeyRange;
 
 use super::expect::{OpExpect, RangeExpect, TxnExpect};
-use super::store::{Keys, Model, Work, check_kept, within};
+use super::store::{Keys, Model, Refusal, Work, check_kept, within};
 
 impl Model {
     /// Compares, checks the chosen path, runs it (rules KV-T1, KV-T2, KV-T9).
-    pub(crate) fn txn(&self, txn: &Txn, work: &mut Work) -> Result<TxnExpect, Rejection> {
-        self.check(txn)?;
+    pub(crate) fn txn(&self, txn: &Txn, work: &mut Work) -> Result<TxnExpect, Refusal> {
+        let mut refusal = Refusal::new();
+        self.check(txn, &mut refusal);
+        if !refusal.is_empty() {
+            return Err(refusal);
+        }
         let answer = self.run(txn, work);
         // Rule H6.
         Ok(TxnExpect { revision: work.header(), ..answer })
     }
 
     /// Everything on the chosen path is checked before anything runs, against what was there before.
-    fn check(&self, txn: &Txn) -> Result<(), Rejection> {
-        chosen(txn, self.latest()).1.iter().try_for_each(|op| match op {
-            TxnOp::Range(query) => query.revision.map_or(Ok(()), |at| self.at(at.0).map(|_| ())),
-            TxnOp::Put(put) => {
+    fn check(&self, txn: &Txn, refusal: &mut Refusal) {
+        for op in chosen(txn, self.latest()).1 {
+            let checked = match op {
+                TxnOp::Range(query) => {
+                    query.revision.map_or(Ok(()), |at| self.at(at.0).map(|_| ()))
+                }
                 // Inside a transaction what is to be kept comes before the lease (rule KV-P2).
-                check_kept(put, self.latest())?;
-                self.check_lease(put)
-            }
-            TxnOp::DeleteRange(_) => Ok(()),
-            TxnOp::Txn(nested) => self.check(nested),
-        })
+                TxnOp::Put(put) => {
+                    check_kept(put, self.latest()).and_then(|()| self.check_lease(put))
+                }
+                TxnOp::DeleteRange(_) => Ok(()),
+                TxnOp::Txn(nested) => {
+                    self.check(nested, refusal);
+                    Ok(())
+                }
+            };
+            refusal.extend(checked.err());
+        }
     }
 
     fn run(&self, txn: &Txn, work: &mut Work) -> TxnExpect {

@@ -197,7 +197,8 @@ impl World {
                 let answer = either(|access| view.txn(txn, access))?;
                 let agreed = match (&expected, &answer) {
                     (Ok(expected), Ok(answer)) => expected.explains(answer),
-                    (expected, answer) => expected.as_ref().err() == answer.as_ref().err(),
+                    (Err(refusal), Err(rejection)) => refusal.contains(rejection),
+                    _ => false,
                 };
                 agree(agreed, &expected, &answer)
             }
@@ -326,7 +327,8 @@ fn overlap(txn: &Txn) -> Result<(), String> {
 fn compare(applied: &Applied, told: &Told, revision: i64) -> Result<(), String> {
     let outcome = match (&told.outcome, &applied.outcome) {
         (Ok(answer), Ok(response)) => answer.explains(response),
-        (expected, answer) => expected.as_ref().err() == answer.as_ref().err(),
+        (Err(refusal), Err(rejection)) => refusal.contains(rejection),
+        _ => false,
     };
     let agreed = outcome && told.events == applied.events && revision == applied.revision.0;
     agree(agreed, &(revision, told), applied)
