@@ -9,6 +9,7 @@
 mod model {
     pub(crate) mod expect;
     pub(crate) mod hash;
+    pub(crate) mod member;
     pub(crate) mod steps;
     pub(crate) mod store;
     pub(crate) mod txn;

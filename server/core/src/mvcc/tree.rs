@@ -13,17 +13,16 @@
 //! it are not; `live` is what counting gives. What makes an entry live is the value's business.
 
 mod check;
+mod search;
 
-use std::cmp::Ordering;
 use std::ops::Bound;
 use std::slice;
 use std::sync::Arc;
 
+use self::search::{before, first_not, holder, position};
+
 /// Items of one node at most.
 const NODE_MAX: usize = 64;
-
-/// How far a search steps at a time: about the root of the items of a node.
-const STRIDE: usize = 8;
 
 /// A node grows by so many items at a time, not to twice its size: most of memory is leaves.
 const NODE_GROWTH: usize = 8;
@@ -339,42 +338,6 @@ impl<'a, V, const MAX: usize> Iterator for Iter<'a, V, MAX> {
                 }
             }
         }
-    }
-}
-
-/// The child that holds that key, if any does.
-fn holder<V, const MAX: usize>(children: &[Child<V, MAX>], key: &[u8]) -> usize {
-    first_not(children, |child| child.low.as_ref() <= key).saturating_sub(1)
-}
-
-fn position<V>(entries: &[(Arc<[u8]>, V)], key: &[u8]) -> Result<usize, usize> {
-    let at = first_not(entries, |(stored, _)| stored.as_ref() < key);
-    match entries.get(at) {
-        Some((stored, _)) if stored.as_ref() == key => Ok(at),
-        _ => Err(at),
-    }
-}
-
-/// Where the items that are before end, in two straight runs: one over every eighth, one over the eight there.
-///
-/// It compares more keys than a binary search but does not wait for each before it knows the next: every key
-/// is a cache miss, and a run's misses overlap (measured: a million keys, three times faster).
-fn first_not<T>(items: &[T], is_before: impl Fn(&T) -> bool) -> usize {
-    let mut at = 0;
-    while items.get(at + STRIDE - 1).is_some_and(&is_before) {
-        at += STRIDE;
-    }
-    while items.get(at).is_some_and(&is_before) {
-        at += 1;
-    }
-    at
-}
-
-fn before(stored: &[u8], key: &[u8], included: bool) -> bool {
-    match stored.cmp(key) {
-        Ordering::Less => true,
-        Ordering::Equal => included,
-        Ordering::Greater => false,
     }
 }
 
