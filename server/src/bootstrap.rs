@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvd_core::checkpoint::Meta;
@@ -13,7 +13,7 @@ use kvd_core::ids::{ClusterId, Incarnation, Index, MemberId};
 use kvd_core::state::{Options as StateOptions, State};
 use kvd_proto::peer::{FetchStateRequest, HelloRequest};
 use kvd_storage::fs::Disk;
-use kvd_storage::log::{self, RaftLog};
+use kvd_storage::log::RaftLog;
 use kvd_storage::space::Level;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use crate::apply::Applier;
 use crate::checkpoint_lane::{CheckpointLane, Room};
 use crate::fatal::FatalSignal;
+use crate::log_lane::{self, Random, SyncDelay};
 use crate::net::Net;
 use crate::node::peer_side::PeerSide;
 use crate::node::propose::Proposer;
@@ -92,6 +93,8 @@ pub struct World {
     pub disk: Arc<dyn Disk>,
     /// Where the log is on that disk.
     pub wal: PathBuf,
+    /// How long a simulated disk's syncs take.
+    pub sync_delay: SyncDelay,
     /// Bytes of one segment of the log.
     pub segment_bytes: u64,
     /// Its data directory's mark.
@@ -105,7 +108,7 @@ pub struct World {
     /// Whether a checkpoint of so many bytes can be written.
     pub room: Arc<dyn Fn(u64) -> bool + Send + Sync>,
     /// Random numbers.
-    pub random: Arc<Mutex<dyn FnMut() -> u64 + Send>>,
+    pub random: Random,
     /// Told why the member must stop.
     pub fatal: FatalSignal,
     /// Told to stop.
@@ -141,47 +144,12 @@ pub fn open(config: MemberConfig, world: World) -> Result<Starting, StartError> 
 }
 
 fn open_log(world: &World) -> Result<RaftLog, StartError> {
-    let random = Arc::clone(&world.random);
-    let options = log::Options {
-        segment_bytes: world.segment_bytes,
-        spares: 2,
-        tail_bytes: 16 << 20,
-        frame_bytes_max: 4 << 20,
-        nonce: Box::new(move || (random.lock().unwrap_or_else(PoisonError::into_inner))()),
-    };
-    let (log, flusher) = RaftLog::open(Arc::clone(&world.disk), &world.wal, options)
-        .map_err(|error| StartError::Storage(error.to_string()))?;
-    let fatal = world.fatal.clone();
-    match world.threads {
-        Threads::Os => {
-            log::spawn(flusher, move |error| fatal.raise(error.to_string()))?;
-        }
-        Threads::Simulated => {
-            tokio::spawn(flush_as_task(log.clone(), flusher, fatal));
-        }
-    }
+    let (log, flusher) =
+        log_lane::open(&world.disk, &world.wal, world.segment_bytes, &world.random)
+            .map_err(|error| StartError::Storage(error.to_string()))?;
+    let (delay, fatal) = (Arc::clone(&world.sync_delay), world.fatal.clone());
+    log_lane::start(world.threads, &log, flusher, delay, fatal)?;
     Ok(log)
-}
-
-/// The flusher as a task of the simulator: a step whenever something is queued.
-async fn flush_as_task(log: RaftLog, mut flusher: log::Flusher, fatal: FatalSignal) {
-    let queued = Arc::new(tokio::sync::Notify::new());
-    let waker = Arc::clone(&queued);
-    log.set_waker(Box::new(move || waker.notify_one()));
-    loop {
-        match flusher.step() {
-            Ok(log::Step::Worked) => tokio::task::yield_now().await,
-            Ok(log::Step::Idle) => {
-                let idle = Duration::from_millis(100);
-                if tokio::time::timeout(idle, queued.notified()).await.is_err()
-                    && let Err(error) = flusher.step_after_idle()
-                {
-                    return fatal.raise(error.to_string());
-                }
-            }
-            Err(error) => return fatal.raise(error.to_string()),
-        }
-    }
 }
 
 /// Peer URLs from the newest View.

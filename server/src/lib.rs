@@ -14,6 +14,7 @@ pub mod http;
 pub mod limits;
 pub mod listen;
 mod local_cluster;
+mod log_lane;
 pub mod member_id;
 pub mod metrics;
 pub mod net;

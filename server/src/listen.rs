@@ -80,6 +80,14 @@ impl ConnectionLimits {
             drain_deadline: DRAIN_DEADLINE,
         }
     }
+
+    /// Limits of the port for peers: they are few, and what they send is bounded elsewhere.
+    #[must_use]
+    pub fn of_peers() -> Self {
+        let ping = Duration::from_secs(5);
+        // Append streams never end by themselves, so nothing is gained by waiting for them.
+        Self { drain_deadline: Duration::ZERO, ..Self::new(u32::MAX, Some(ping), ping) }
+    }
 }
 
 /// Opens a socket for a URL.

@@ -11,7 +11,6 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use axum::Router;
 use kvd_core::ids::{Incarnation, MemberId};
-use kvd_proto::peer::peer_server::PeerServer;
 use kvd_storage::datadir::{DataDir, Identity};
 use kvd_storage::fs::{Disk, RealDisk};
 use kvd_storage::space::{Level, SpaceWatch, Thresholds};
@@ -22,12 +21,11 @@ use tokio::sync::{oneshot, watch};
 use crate::bootstrap::{self, MemberConfig, World};
 use crate::config::{ClusterState, Config, ETCD_VERSION, Url};
 use crate::fatal::FatalSignal;
-use crate::limits::{CHECKPOINT_BYTES, PEER_MESSAGE_BYTES_MAX};
+use crate::limits::CHECKPOINT_BYTES;
 use crate::listen::{self, ConnectionLimits};
 use crate::metrics::Metrics;
 use crate::net::{Net, Tcp};
 use crate::node::{Node, NodeLimits};
-use crate::service::peer::PeerService;
 use crate::shutdown::Shutdown;
 use crate::sled_stores::SledStores;
 use crate::threads::Threads;
@@ -146,14 +144,8 @@ async fn member(
             return Ok(());
         }
     };
-    let service = PeerServer::new(PeerService::new(Arc::clone(&starting.peer_side)))
-        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    let router = tonic::service::Routes::new(service).into_axum_router();
-    let mut limits =
-        ConnectionLimits::new(u32::MAX, Some(Duration::from_secs(5)), Duration::from_secs(5));
-    // Append streams never end by themselves.
-    limits.drain_deadline = Duration::ZERO;
+    let router = service::peer_router(Arc::clone(&starting.peer_side));
+    let limits = ConnectionLimits::of_peers();
     let stop = Shutdown::new();
     for listener in peers {
         tokio::spawn(listen::serve(listener, router.clone(), stop.clone(), limits.clone()));
@@ -194,6 +186,7 @@ fn open_world(
         net: Arc::new(Tcp) as Arc<dyn Net>,
         disk,
         wal,
+        sync_delay: Arc::new(|| Duration::ZERO),
         segment_bytes: SEGMENT_BYTES,
         incarnation: identity.incarnation,
         stores: Arc::new(stores),

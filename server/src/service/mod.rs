@@ -24,6 +24,7 @@ use kvd_proto::etcdserverpb::kv_server::KvServer;
 use kvd_proto::etcdserverpb::lease_server::LeaseServer;
 use kvd_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use kvd_proto::health::health_server::HealthServer;
+use kvd_proto::peer::peer_server::PeerServer;
 use tonic::service::Routes;
 
 use self::cluster::ClusterService;
@@ -32,9 +33,11 @@ use self::kv::KvService;
 use self::layers::Layer;
 use self::lease::LeaseService;
 use self::maintenance::MaintenanceService;
-use crate::limits::GRPC_OVERHEAD_BYTES;
+use self::peer::PeerService;
+use crate::limits::{GRPC_OVERHEAD_BYTES, PEER_MESSAGE_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::node::peer_side::PeerSide;
 use crate::shutdown::Shutdown;
 
 /// The services of the client port as one router, which also answers every path that it does not know.
@@ -55,4 +58,12 @@ pub fn router(node: Arc<Node>, metrics: Arc<Metrics>, shutdown: Shutdown, seed: 
         .add_service(health.max_decoding_message_size(received_max))
         .into_axum_router()
         .layer(from_fn_with_state(Layer { node, metrics }, layers::grpc))
+}
+
+/// The peer port's service.
+pub fn peer_router(peer_side: Arc<PeerSide>) -> Router {
+    let service = PeerServer::new(PeerService::new(peer_side))
+        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
+    Routes::new(service).into_axum_router()
 }
