@@ -1,7 +1,8 @@
 //! From a key to its changes: ordered, in memory, without values.
 //!
-//! The map behind it counts live keys (hazard D5); that it does is nobody's business. Beside the versions of each key it keeps what would otherwise cost a read: create revision, version, lease
-//! and row hash of the newest one, the size of every record, and sums over all keys.
+//! The map behind it counts live keys (hazard D5); that it does is nobody's business. Beside the versions of
+//! each key it keeps what would otherwise cost a read: create revision, version, lease and row hash of the newest
+//! one, the size of every record, and sums over all keys.
 
 use std::ops::Bound;
 use std::sync::Arc;

@@ -253,10 +253,12 @@ impl Places<'_> {
         match command {
             Command::Txn(txn) => self.txn(txn),
             Command::Compact(compact) => {
-                // From "already compacted" to "in the future".
+                // At the latest revision, or from "already compacted" to "in the future".
                 let low = self.0.compacted.unwrap_or(-1) - 1;
-                let span = self.0.revision() + 2 - low;
-                compact.revision = low + compact.revision % span;
+                let latest = self.0.revision();
+                let at_latest = compact.revision % 3 == 1;
+                let anywhere = low + compact.revision % (latest + 2 - low);
+                compact.revision = if at_latest { latest } else { anywhere };
             }
             Command::LeaseExpire(expire) => {
                 // Mostly the grant that stands, sometimes another.
