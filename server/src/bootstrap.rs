@@ -2,6 +2,8 @@
 //!
 //! Every refusal is one line that says what is wrong and what to do.
 
+mod recover;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
@@ -9,11 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvd_core::checkpoint::Meta;
-use kvd_core::ids::{ClusterId, Incarnation, Index, MemberId};
+use kvd_core::ids::{ClusterId, Incarnation, MemberId};
 use kvd_core::state::{Options as StateOptions, State};
-use kvd_proto::peer::{FetchStateRequest, HelloRequest};
 use kvd_storage::fs::Disk;
-use kvd_storage::log::RaftLog;
+use kvd_storage::log::{LogError, RaftLog};
 use kvd_storage::space::Level;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -28,15 +29,12 @@ use crate::node::propose::Proposer;
 use crate::node::reads::{Addresses, ReadRounds};
 use crate::node::upkeep::{self, Retention};
 use crate::node::{Node, NodeLimits};
-use crate::peer::identity::{Identity, PROTOCOL};
-use crate::peer::pool::{Lane, Peers, within};
+use crate::peer::identity::Identity;
+use crate::peer::pool::Peers;
 use crate::raft::{Checkpoints, Installer, Parts, Raft, RaftConfig, SnapshotSender};
 use crate::shutdown::Shutdown;
 use crate::stores::Stores;
 use crate::threads::{ReaderPool, Threads};
-
-/// How long a starting member waits for one peer to say who it is.
-const GREETING: Duration = Duration::from_millis(1500);
 
 /// Bytes a second of one snapshot transfer: what leaves a gigabit network room for the rest (hazard F26).
 const SNAPSHOT_BYTES_PER_SECOND: u64 = 100 << 20;
@@ -146,10 +144,21 @@ pub fn open(config: MemberConfig, world: World) -> Result<Starting, StartError> 
 fn open_log(world: &World) -> Result<RaftLog, StartError> {
     let (log, flusher) =
         log_lane::open(&world.disk, &world.wal, world.segment_bytes, &world.random)
-            .map_err(|error| StartError::Storage(error.to_string()))?;
+            .map_err(|error| StartError::Storage(with_remedy(&error)))?;
     let (delay, fatal) = (Arc::clone(&world.sync_delay), world.fatal.clone());
     log_lane::start(world.threads, &log, flusher, delay, fatal)?;
     Ok(log)
+}
+
+/// What is wrong with the log, and what to do where it is not the device's or the program's fault.
+fn with_remedy(error: &LogError) -> String {
+    match error {
+        LogError::Damaged { .. } | LogError::Missing { .. } | LogError::Record => format!(
+            "{error}: keep the data directory for an examination and restore it from a backup, \
+             or remove the member from the cluster and add it anew"
+        ),
+        other => other.to_string(),
+    }
 }
 
 /// Peer URLs from the newest View.
@@ -165,8 +174,10 @@ impl Addresses for KnownAddresses {
 impl Starting {
     /// Recovers the state, founds or rejoins the cluster, and returns the running member.
     pub async fn start(self) -> Result<Arc<Node>, StartError> {
-        let is_new = self.log.state().last.is_none() && self.world.broken.is_none();
-        if is_new {
+        let log_is_empty = self.log.state().last.is_none();
+        let is_new = log_is_empty && self.world.broken.is_none();
+        if log_is_empty {
+            self.check_log_was_never_used()?;
             self.greet_peers().await?;
         }
         let (durable, checkpoints_durable) = mpsc::channel(DURABLE_QUEUE);
@@ -195,107 +206,17 @@ impl Starting {
         Ok(node)
     }
 
-    /// Before an empty member founds anything, it asks whether its id is in use (hazard A6).
-    async fn greet_peers(&self) -> Result<(), StartError> {
-        let others = self.config.founders.iter().filter(|(id, _)| **id != self.own.member_id);
-        let greetings = others.map(|(id, urls)| self.greet(*id, urls));
-        for reply in futures_util::future::join_all(greetings).await.into_iter().flatten() {
-            if reply.protocol_major != PROTOCOL.0 {
-                return Err(StartError::Cluster(format!(
-                    "member {:x} speaks version {} of the peer protocol, this one {}: \
-                     run releases that are closer to each other",
-                    reply.member_id, reply.protocol_major, PROTOCOL.0
-                )));
-            }
-            if reply.removed {
-                return Err(StartError::Cluster(format!(
-                    "member {} was removed from the cluster; add it anew to get a new id",
-                    self.own.member_id
-                )));
-            }
-            if reply.bootstrapped && reply.known_incarnation != self.own.incarnation.0 {
-                return Err(StartError::Cluster(format!(
-                    "member {} has already been bootstrapped, but its data directory is empty: \
-                     restore the directory, or remove the member from the cluster and add it anew",
-                    self.own.member_id
-                )));
-            }
+    /// A checkpoint has a log beside it that holds a vote at least. A member that forgot its vote could give it
+    /// twice in a term.
+    fn check_log_was_never_used(&self) -> Result<(), StartError> {
+        match (self.log.state().vote, self.last_checkpoint()?) {
+            (None, Some(meta)) => Err(StartError::Storage(format!(
+                "the log is missing beside a checkpoint at index {}: restore the data directory \
+                 from a backup, or remove the member from the cluster and add it anew",
+                meta.applied.index
+            ))),
+            _ => Ok(()),
         }
-        Ok(())
-    }
-
-    async fn greet(&self, id: MemberId, urls: &[String]) -> Option<kvd_proto::peer::HelloReply> {
-        let mut client = self.peers.client(id, urls, Lane::Calls);
-        let hello = HelloRequest { protocol_major: PROTOCOL.0, protocol_minor: PROTOCOL.1 };
-        let request = self.peers.request(id, hello);
-        // Who does not answer knows nothing that could stop this member; its peer port would refuse it later.
-        within(GREETING, client.hello(request)).await.ok()
-    }
-
-    /// The state of the live store, or a peer's where that is of no use.
-    async fn recover(&self, installer: &Installer) -> Result<State, StartError> {
-        let purged = self.log.state().purged.map_or(Index(0), |purged| purged.index);
-        let unusable = match &self.world.broken {
-            Some(reason) => reason.clone(),
-            None => match State::open(self.world.stores.live(), StateOptions::DEFAULT) {
-                Ok(state) if state.applied().index >= purged => return Ok(state),
-                Ok(state) => format!(
-                    "the checkpoint is at {}, but the log begins after {purged}",
-                    state.applied().index
-                ),
-                Err(error) => error.to_string(),
-            },
-        };
-        tracing::warn!(reason = %unusable, "no usable checkpoint; fetching the state from a peer");
-        self.fetch(installer, purged, &unusable).await
-    }
-
-    /// Fetches the state of any peer at or after an index (hazard A5).
-    async fn fetch(
-        &self,
-        installer: &Installer,
-        index_min: Index,
-        reason: &str,
-    ) -> Result<State, StartError> {
-        let others: Vec<_> =
-            self.config.founders.iter().filter(|(id, _)| **id != self.own.member_id).collect();
-        if others.is_empty() {
-            return Err(StartError::Storage(format!(
-                "the checkpoint cannot be used ({reason}) and there is no peer to fetch it from: \
-                 restore the data directory from a backup"
-            )));
-        }
-        loop {
-            for (id, urls) in &others {
-                match self.fetch_from(installer, **id, urls, index_min).await {
-                    Ok(state) => return Ok(state),
-                    Err(error) => tracing::warn!(member = %id, %error, "no state from this peer"),
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(GREETING) => {}
-                () = self.world.shutdown.begun() => {
-                    return Err(StartError::Storage("stopped before a state was found".to_owned()));
-                }
-            }
-        }
-    }
-
-    async fn fetch_from(
-        &self,
-        installer: &Installer,
-        id: MemberId,
-        urls: &[String],
-        index_min: Index,
-    ) -> Result<State, String> {
-        let mut client = self.peers.client(id, urls, Lane::Snapshots);
-        let request = self.peers.request(id, FetchStateRequest { index_min: index_min.0 });
-        let stream = client.fetch_state(request).await.map_err(|status| status.to_string())?;
-        let chunks = futures_util::StreamExt::map(stream.into_inner(), |chunk| {
-            chunk.map(|chunk| chunk.data).map_err(|status| status.to_string())
-        });
-        let received = installer.receive(Box::pin(chunks), None).await?;
-        received.into_live_state().map_err(|error| error.to_string())
     }
 
     fn applier(

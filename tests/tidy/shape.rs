@@ -14,7 +14,6 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("server/core/src/checkpoint/conformance.rs", 424),
     ("server/core/src/state.rs", 427),
     ("server/core/tests/script.rs", 401),
-    ("server/src/bootstrap.rs", 448),
     ("server/src/demo.rs", 425),
     ("server/src/raft/snapshot.rs", 407),
     ("server/storage/src/datadir.rs", 429),
