@@ -69,7 +69,7 @@ pub(crate) struct Network {
     lane: Lane,
     append_timeout: Duration,
     snapshot_sender: snapshot::Sender,
-    /// The open append stream; dropped on any failure, so that a late answer is never taken for another's.
+    /// The open append stream, while nothing is under way on it.
     stream: Option<AppendStream>,
 }
 
@@ -80,18 +80,25 @@ struct AppendStream {
 
 impl Network {
     /// One request and its reply over the open stream.
+    ///
+    /// The stream is kept only once its answer came: after a failure, and where the caller gives up waiting
+    /// (openraft drops calls at its own limits), it goes with the call. A late answer taken for the next
+    /// request's would confirm a leadership, or entries, that nobody confirmed.
     async fn append_once(
         &mut self,
         request: wire_peer::AppendRequest,
     ) -> Result<wire_peer::AppendReply, CallError> {
-        if self.stream.is_none() {
-            self.stream = Some(self.open_stream().await?);
-        }
         let broken = |what: &str| CallError::NoAnswer(format!("append stream: {what}"));
-        let stream = self.stream.as_mut().ok_or_else(|| broken("not open"))?;
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => self.open_stream().await?,
+        };
         stream.requests.send(request).await.map_err(|_closed| broken("closed"))?;
         match stream.replies.message().await {
-            Ok(Some(reply)) => Ok(reply),
+            Ok(Some(reply)) => {
+                self.stream = Some(stream);
+                Ok(reply)
+            }
             Ok(None) => Err(broken("ended")),
             Err(status) => Err(CallError::from_status(&status)),
         }
@@ -133,12 +140,8 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let answer = tokio::time::timeout(limit, self.append_once(wire::to_append(request))).await;
         let reply = match answer {
             Ok(Ok(reply)) => reply,
-            Ok(Err(error)) => {
-                self.stream = None;
-                return Err(unreachable(error));
-            }
+            Ok(Err(error)) => return Err(unreachable(error)),
             Err(_elapsed) => {
-                self.stream = None;
                 return Err(unreachable(CallError::NoAnswer(format!("nothing within {limit:?}"))));
             }
         };
