@@ -135,6 +135,7 @@ impl Applier {
             generation: 0,
             checkpoint_in_flight: false,
             compaction_blocked: false,
+            void: false,
             fatal,
         };
         serve_queue(threads, "apply", work, worker)?;
@@ -203,20 +204,24 @@ struct ApplyWorker {
     checkpoint_in_flight: bool,
     /// A reader still uses what compaction would remove; tried again after the next work.
     compaction_blocked: bool,
+    /// Applying or compacting failed: the state may hold half an entry, and nothing may come of it any more,
+    /// a checkpoint least of all.
+    void: bool,
     fatal: Box<dyn Fn(String) + Send>,
 }
 
 impl Worker<Work> for ApplyWorker {
     fn handle(&mut self, work: Work) {
+        if self.void {
+            // Who waits for an answer sees that the applier has stopped.
+            return;
+        }
         self.compaction_blocked = false;
         match work {
             Work::Entries(entries, done) => {
-                let result = self.apply(entries).map_err(|error| error.to_string());
-                if let Err(error) = &result {
-                    (self.fatal)(error.clone());
-                }
+                let result = self.apply(entries).map_err(|error| self.end(&error));
                 let _openraft_gone = done.send(result);
-                if self.is_checkpoint_due() {
+                if !self.void && self.is_checkpoint_due() {
                     self.checkpoint();
                 }
             }
@@ -244,7 +249,7 @@ impl Worker<Work> for ApplyWorker {
 
     /// Physical compaction, a few keys at a time.
     fn idle(&mut self) -> bool {
-        if self.compaction_blocked {
+        if self.compaction_blocked || self.void {
             return false;
         }
         match self.state.compact_step(COMPACT_STEP_KEYS) {
@@ -255,7 +260,7 @@ impl Worker<Work> for ApplyWorker {
                 false
             }
             Err(error) => {
-                (self.fatal)(error.to_string());
+                self.end(&error);
                 false
             }
         }
@@ -263,6 +268,14 @@ impl Worker<Work> for ApplyWorker {
 }
 
 impl ApplyWorker {
+    /// Stops the member; tells why.
+    fn end(&mut self, error: &Fatal) -> String {
+        self.void = true;
+        let reason = error.to_string();
+        (self.fatal)(reason.clone());
+        reason
+    }
+
     fn apply(&mut self, mut entries: Vec<(Entry, Option<Reply>)>) -> Result<(), Fatal> {
         let mut entries = entries.drain(..).peekable();
         let mut answers = Vec::with_capacity(APPLY_SLICE_ENTRIES);
@@ -294,5 +307,67 @@ impl ApplyWorker {
         self.checkpoint_in_flight = true;
         (self.send_checkpoint)(self.generation, checkpoint);
         Some(meta)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use kvd_core::checkpoint::CheckpointStore;
+    use kvd_core::checkpoint::mem::MemStore;
+    use kvd_core::ids::{LogId, MemberId, Term};
+    use kvd_core::state::Options;
+
+    use super::*;
+
+    struct Scene {
+        applier: Applier,
+        checkpoints: std::sync::mpsc::Receiver<(u64, Checkpoint)>,
+        reasons: std::sync::mpsc::Receiver<String>,
+    }
+
+    fn empty_state() -> State {
+        let store: Arc<dyn CheckpointStore> = Arc::new(MemStore::new());
+        State::open(store, Options::DEFAULT).unwrap()
+    }
+
+    fn scene(entries_max: u64) -> Scene {
+        let (checkpoint, checkpoints) = std::sync::mpsc::channel();
+        let (reason, reasons) = std::sync::mpsc::channel();
+        let send = Box::new(move |generation, cut| checkpoint.send((generation, cut)).unwrap());
+        let fatal = Box::new(move |text| reason.send(text).unwrap());
+        let applier = Applier::start(Threads::Os, empty_state(), send, entries_max, fatal).unwrap();
+        Scene { applier, checkpoints, reasons }
+    }
+
+    fn entry(index: u64, proposal: Option<&'static [u8]>) -> (Entry, Option<Reply>) {
+        let log_id = LogId { term: Term(1), node: MemberId(1), index: Index(index) };
+        let proposal = proposal.map(Bytes::from_static);
+        (Entry { log_id, proposal, membership: None }, None)
+    }
+
+    #[tokio::test]
+    async fn nothing_comes_of_a_state_that_failed() {
+        let scene = scene(1);
+        let refused = scene.applier.apply(vec![entry(1, None), entry(2, Some(&[0xff]))]).await;
+        assert!(refused.is_err());
+        assert!(!scene.reasons.recv().unwrap().is_empty());
+        assert!(scene.applier.checkpoint().await.is_err(), "not even when asked for");
+        assert!(scene.applier.capture().await.is_err());
+        assert!(scene.checkpoints.try_recv().is_err(), "and it was due");
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_an_index_is_woken_by_it() {
+        let scene = scene(u64::MAX);
+        let published = scene.applier.published().clone();
+        let waiting = tokio::spawn({
+            let published = published.clone();
+            async move { published.at_least(Index(2)).await.at().index }
+        });
+        scene.applier.apply(vec![entry(1, None)]).await.unwrap();
+        scene.applier.apply(vec![entry(2, None), entry(3, None)]).await.unwrap();
+        assert!(waiting.await.unwrap() >= Index(2));
+        assert_eq!(published.at_least(Index(3)).await.at().index, Index(3));
     }
 }
