@@ -31,14 +31,14 @@ pub(crate) type Reply = Box<dyn FnOnce(Applied) + Send>;
 pub(crate) enum Work {
     /// Apply committed entries, in order.
     Entries(Vec<(Entry, Option<Reply>)>, oneshot::Sender<Result<(), String>>),
-    /// Hand a checkpoint at the applied index to the checkpointer, if anything changed since the last.
+    /// Hand a checkpoint at the applied index to the checkpointer, unless one is on its way.
     Checkpoint(oneshot::Sender<Option<Meta>>),
     /// A checkpoint of the state with this generation became durable.
     Durable(u64, Meta),
     /// Hand out this moment, to be sent to somebody.
     Capture(oneshot::Sender<Capture>),
-    /// Take another state, received as a snapshot.
-    Install(Box<State>, oneshot::Sender<u64>),
+    /// Take another state, received as a snapshot, as this generation.
+    Install(u64, Box<State>, oneshot::Sender<()>),
 }
 
 /// What everybody may see of the applied state.
@@ -154,8 +154,7 @@ impl Applier {
         applied.await.map_err(|_closed| stopped())?
     }
 
-    /// Asks for a checkpoint; returns its meta once it was handed over, `None` if nothing changed or one is
-    /// on its way.
+    /// Asks for a checkpoint; returns its meta once it was handed over, `None` if one is on its way.
     pub(crate) async fn checkpoint(&self) -> Result<Option<Meta>, String> {
         let (done, meta) = oneshot::channel();
         self.send(Work::Checkpoint(done)).await?;
@@ -174,10 +173,10 @@ impl Applier {
         capture.await.map_err(|_closed| stopped())
     }
 
-    /// Replaces the state by one that was received; tells its generation.
-    pub(crate) async fn install(&self, state: State) -> Result<u64, String> {
+    /// Replaces the state by one that was received; its checkpoints carry this generation.
+    pub(crate) async fn install(&self, generation: u64, state: State) -> Result<(), String> {
         let (done, installed) = oneshot::channel();
-        self.send(Work::Install(Box::new(state), done)).await?;
+        self.send(Work::Install(generation, Box::new(state), done)).await?;
         installed.await.map_err(|_closed| stopped())
     }
 
@@ -198,7 +197,7 @@ struct ApplyWorker {
     state: State,
     published: Published,
     send_checkpoint: SendCheckpoint,
-    /// Grows with each state that is installed.
+    /// Which state this is; the first is zero.
     generation: u64,
     /// One checkpoint at a time: the next is cut when this one is durable.
     checkpoint_in_flight: bool,
@@ -236,13 +235,13 @@ impl Worker<Work> for ApplyWorker {
             Work::Capture(done) => {
                 let _asker_gone = done.send(self.state.capture());
             }
-            Work::Install(state, done) => {
+            Work::Install(generation, state, done) => {
                 self.state = *state;
-                self.generation += 1;
+                self.generation = generation;
                 self.checkpointed_at = self.state.applied().index;
                 self.checkpoint_in_flight = false;
                 self.published.publish(self.state.publish());
-                let _openraft_gone = done.send(self.generation);
+                let _openraft_gone = done.send(());
             }
         }
     }

@@ -6,8 +6,8 @@ mod recover;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use kvd_core::checkpoint::Meta;
@@ -195,7 +195,7 @@ impl Starting {
         let lane =
             CheckpointLane::new(self.world.threads, durable_log, room, durable, fatal.clone());
         lane.follow(&self.log);
-        lane.replace(0, self.world.stores.live())?;
+        lane.replace(self.world.stores.live())?;
         let applier = self.applier(state, &lane, fatal.clone())?;
         self.peer_side.has_state(applier.clone());
         let last = self.last_checkpoint()?;
@@ -307,10 +307,8 @@ impl Starting {
             node.raft.initialize(&self.config.founders).await.map_err(StartError::Raft)?;
         }
         let shutdown = self.world.shutdown.clone();
-        let retention = Retention::from_flags(
-            self.config.snapshot_count,
-            self.config.snapshot_catchup_entries,
-        );
+        let retention =
+            Retention::from_flags(self.config.snapshot_count, self.config.snapshot_catchup_entries);
         let applier = node.applier.clone();
         tokio::spawn(upkeep::follow_checkpoints(
             Arc::clone(node),

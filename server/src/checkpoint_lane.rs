@@ -1,5 +1,6 @@
 //! The way of a checkpoint from the applier to the live store: one checkpointer a state, replaced with it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,6 +37,8 @@ struct Inner {
     durable: mpsc::Sender<(u64, Meta)>,
     fatal: FatalSignal,
     present: Mutex<Option<Present>>,
+    /// States so far: the next one's generation.
+    generations: AtomicU64,
 }
 
 struct Present {
@@ -52,8 +55,9 @@ impl CheckpointLane {
         durable: mpsc::Sender<(u64, Meta)>,
         fatal: FatalSignal,
     ) -> Self {
-        let present = Mutex::new(None);
-        Self { inner: Arc::new(Inner { threads, durable_log, room, durable, fatal, present }) }
+        let (present, generations) = (Mutex::new(None), AtomicU64::new(0));
+        let inner = Inner { threads, durable_log, room, durable, fatal, present, generations };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Lets checkpoints go on as soon as the log is durable up to them.
@@ -61,20 +65,21 @@ impl CheckpointLane {
         let lane = Arc::downgrade(&self.inner);
         log.on_durable_advance(Box::new(move |_log_id| {
             if let Some(inner) = lane.upgrade()
-                && let Some(present) = &*inner.present.lock().unwrap_or_else(PoisonError::into_inner)
+                && let Some(present) =
+                    &*inner.present.lock().unwrap_or_else(PoisonError::into_inner)
             {
                 present.wake.wake();
             }
         }));
     }
 
-    /// Checkpoints of this generation go to this store from now on; what the one before has not committed is
-    /// given up (hazard F29).
-    pub(crate) fn replace(
-        &self,
-        generation: u64,
-        store: Arc<dyn CheckpointStore>,
-    ) -> std::io::Result<()> {
+    /// Checkpoints go to this store from now on, under the generation that is answered; the first is zero.
+    /// What the generation before has not committed is given up (hazard F29).
+    ///
+    /// To be called before the applier takes the state: a checkpoint of a generation that the lane does not
+    /// know yet would be lost, and with it the rows that the next one does not repeat.
+    pub(crate) fn replace(&self, store: Arc<dyn CheckpointStore>) -> std::io::Result<u64> {
+        let generation = self.inner.generations.fetch_add(1, Ordering::Relaxed);
         let (checkpoints, inbox) = sync_channel(1);
         let wake = Arc::new(Wake::new());
         let checkpointer = Checkpointer::new(store, inbox, self.gates(generation));
@@ -94,7 +99,7 @@ impl CheckpointLane {
         if let Some(before) = slot.replace(present) {
             before.wake.close();
         }
-        Ok(())
+        Ok(generation)
     }
 
     /// Hands over a checkpoint; never blocks, for the applier has one on its way at most.

@@ -34,6 +34,9 @@ use crate::{http, member_id, service};
 /// Bytes of one segment of the log.
 const SEGMENT_BYTES: u64 = 64 << 20;
 
+/// Bytes that a start may need: the stores' own opening, and one more segment of the log.
+const START_BYTES: u64 = SEGMENT_BYTES + (16 << 20);
+
 /// How often the device's free room is looked at.
 const SPACE_POLL: Duration = Duration::from_secs(1);
 
@@ -173,6 +176,10 @@ fn open_world(
     let mut data_dir = DataDir::open(Arc::clone(&disk), &config.data_dir)?;
     let identity = identity(config, &mut data_dir)?;
     let (wal, space) = (data_dir.wal().to_owned(), watch_space(&disk, shutdown)?);
+    // The ballast is for this: a member that starts on a full disk can take up its work.
+    if let Err(error) = space.0.make_room(START_BYTES) {
+        tracing::warn!(%error, "the ballast was not let go");
+    }
     let (stores, broken) = match SledStores::open(data_dir) {
         Ok(stores) => (stores, None),
         Err((data_dir, error)) => set_aside(data_dir, &error)?,
@@ -235,7 +242,9 @@ fn identity(config: &Config, data_dir: &mut DataDir) -> anyhow::Result<Identity>
     }
     config.verify_bootstrap()?;
     if config.initial_cluster_state == ClusterState::Existing {
-        bail!("joining a running cluster is not served yet: start with --initial-cluster-state new");
+        bail!(
+            "joining a running cluster is not served yet: start with --initial-cluster-state new"
+        );
     }
     let own = member_id::founding_member(
         &config.initial_advertise_peer_urls,

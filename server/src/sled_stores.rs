@@ -53,16 +53,17 @@ fn open_live(data_dir: &mut DataDir, disk: &Arc<dyn Disk>) -> Result<Arc<Folder>
 
 fn open_folder(path: &Path, disk: &Arc<dyn Disk>) -> Result<Arc<Folder>, OpenError> {
     let free = Arc::clone(disk);
-    let options = StoreOptions {
-        pace: Box::new(rest),
-        free_bytes: Box::new(move || free.free_bytes()),
-    };
+    let options =
+        StoreOptions { pace: Box::new(rest), free_bytes: Box::new(move || free.free_bytes()) };
     let store = SledStore::open(path, options)?;
     Ok(Arc::new(Folder { store, replaced: AtomicBool::new(false) }))
 }
 
 /// Leaves the device to the log for as long as a flush took it (hazard D6). Runs on the checkpointer's thread.
-#[expect(clippy::disallowed_methods, reason = "the checkpointer has a thread of its own, never simulated")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the checkpointer has a thread of its own, never simulated"
+)]
 fn rest(flush_took: std::time::Duration) {
     std::thread::sleep(flush_took);
 }

@@ -18,9 +18,9 @@ use kvd_storage::space::Level;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub use self::request::{Consistency, Header, RequestError, Status, Unavailable};
 use self::propose::Proposer;
 use self::reads::ReadRounds;
+pub use self::request::{Consistency, Header, RequestError, Status, Unavailable};
 use crate::apply::{Applier, Published};
 use crate::fatal::FatalSignal;
 use crate::peer::identity::Identity;
@@ -95,11 +95,13 @@ impl Node {
             quota => quota,
         };
         let in_use = self.published.view().live_bytes();
-        let over = u64::try_from(quota).is_ok_and(|quota| in_use.saturating_add(cost_bytes) >= quota);
+        let over =
+            u64::try_from(quota).is_ok_and(|quota| in_use.saturating_add(cost_bytes) >= quota);
         if !over {
             return Ok(());
         }
-        let raise = AlarmChange { raise: true, member: self.own.member_id, kind: AlarmKind::NoSpace };
+        let raise =
+            AlarmChange { raise: true, member: self.own.member_id, kind: AlarmKind::NoSpace };
         self.propose(Command::Alarm(raise)).await?;
         Err(Rejection::NoSpace.into())
     }
@@ -142,7 +144,10 @@ impl Node {
         }
     }
 
-    fn answer<T>(&self, answer: Result<Result<T, Rejection>, ReadError>) -> Result<T, RequestError> {
+    fn answer<T>(
+        &self,
+        answer: Result<Result<T, Rejection>, ReadError>,
+    ) -> Result<T, RequestError> {
         match answer {
             Ok(answer) => answer.map_err(RequestError::from),
             Err(ReadError::Miss) => {

@@ -140,7 +140,9 @@ impl PeerSide {
         let at = capture.meta().applied.index;
         if at.0 < request.index_min {
             let wanted = request.index_min;
-            return Err(Status::failed_precondition(format!("the state is at {at}, before {wanted}")));
+            return Err(Status::failed_precondition(format!(
+                "the state is at {at}, before {wanted}"
+            )));
         }
         Ok(self.snapshot_sender.stream(capture))
     }

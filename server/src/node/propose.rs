@@ -13,9 +13,9 @@ use kvd_core::codec;
 use kvd_core::command::{Command, Proposal};
 use kvd_core::outcome::{Applied, Rejection};
 use kvd_proto::peer::not_appended::Reason;
-use kvd_storage::space::Level;
 use kvd_proto::peer::propose_reply::Result as Reply;
 use kvd_proto::peer::{ProposeReply, ProposeRequest};
+use kvd_storage::space::Level;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 

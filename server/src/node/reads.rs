@@ -101,8 +101,7 @@ impl Driver {
         }
         let urls = self.addresses.peer_urls(leadership.leader);
         let mut client = self.peers.client(leadership.leader, &urls, Lane::Calls);
-        let request =
-            self.peers.request(leadership.leader, kvd_proto::peer::ReadIndexRequest {});
+        let request = self.peers.request(leadership.leader, kvd_proto::peer::ReadIndexRequest {});
         let limit = self.raft.round_timeout();
         let reply = within(limit, client.read_index(request)).await.ok()?;
         (reply.index > 0).then_some(Index(reply.index))

@@ -47,9 +47,11 @@ pub(crate) async fn follow_checkpoints(
     mut durable: mpsc::Receiver<(u64, Meta)>,
 ) {
     while let Some((generation, meta)) = durable.recv().await {
-        node.checkpoints.became_durable(&meta);
         let told = async {
-            applier.durable(generation, meta).await?;
+            applier.durable(generation, meta.clone()).await?;
+            if !node.checkpoints.became_durable(generation, &meta) {
+                return Ok(());
+            }
             node.checkpoints.report();
             node.raft.report_checkpoint().await?;
             match purge_upto(&node, &log, retention) {

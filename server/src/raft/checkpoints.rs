@@ -22,6 +22,8 @@ struct Inner {
 
 #[derive(Default)]
 struct Marks {
+    /// Which state the marks speak of; the first is zero.
+    generation: u64,
     last: Option<Meta>,
     previous: Option<LogId>,
     /// What the snapshot is that openraft will ask for.
@@ -32,9 +34,12 @@ impl Checkpoints {
     /// Starts from what the store holds. Nothing before it is kept for a second checkpoint.
     pub(crate) fn new(last: Option<Meta>) -> Self {
         let applied = last.as_ref().map(|meta| meta.applied);
-        let marks = Marks { last, previous: applied, reported: None };
+        let marks = Marks { generation: 0, last, previous: applied, reported: None };
         Self {
-            inner: Arc::new(Inner { marks: Mutex::new(marks), durable: watch::Sender::new(applied) }),
+            inner: Arc::new(Inner {
+                marks: Mutex::new(marks),
+                durable: watch::Sender::new(applied),
+            }),
         }
     }
 
@@ -49,13 +54,19 @@ impl Checkpoints {
         self.lock().previous
     }
 
-    /// A checkpoint became durable.
-    pub(crate) fn became_durable(&self, meta: &Meta) {
+    /// A checkpoint became durable; answers whether it is one of the present state. The applier must have been
+    /// told before, or whoever is woken by this finds it still busy with the last one, and waits for ever.
+    pub(crate) fn became_durable(&self, generation: u64, meta: &Meta) -> bool {
         let mut marks = self.lock();
+        if marks.generation != generation {
+            // Its store was replaced while it was being written.
+            return false;
+        }
         marks.previous = marks.last.as_ref().map(|last| last.applied);
         marks.last = Some(meta.clone());
         drop(marks);
         self.inner.durable.send_replace(Some(meta.applied));
+        true
     }
 
     /// Openraft is about to be told of the last durable checkpoint: the snapshot it asks for is that one, not a
@@ -66,13 +77,9 @@ impl Checkpoints {
     }
 
     /// A received state was installed: it is the last checkpoint and there is none before it (hazard A8).
-    pub(crate) fn installed(&self, meta: &Meta) {
+    pub(crate) fn installed(&self, generation: u64, meta: &Meta) {
         let mut marks = self.lock();
-        *marks = Marks {
-            last: Some(meta.clone()),
-            previous: Some(meta.applied),
-            reported: None,
-        };
+        *marks = Marks { last: Some(meta.clone()), previous: Some(meta.applied), reported: None };
         drop(marks);
         self.inner.durable.send_replace(Some(meta.applied));
     }
@@ -86,10 +93,11 @@ impl Checkpoints {
     pub(crate) async fn durable_at(&self, applier: &Applier, index: Index) -> Result<Meta, String> {
         let mut durable = self.inner.durable.subscribe();
         loop {
+            // Seen before it is looked at: what becomes durable from here on ends the wait below.
+            durable.borrow_and_update();
             if let Some(meta) = self.last().filter(|meta| meta.applied.index >= index) {
                 return Ok(meta);
             }
-            durable.borrow_and_update();
             applier.checkpoint().await?;
             durable.changed().await.map_err(|_closed| "the member is stopping".to_owned())?;
         }
@@ -111,5 +119,25 @@ impl Checkpoints {
     fn lock(&self) -> MutexGuard<'_, Marks> {
         // A panic aborts the process; either way the content is whole.
         self.inner.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvd_core::checkpoint::conformance;
+
+    use super::*;
+
+    #[test]
+    fn a_replaced_states_checkpoint_counts_for_nothing() {
+        let meta = |sequence| conformance::checkpoint(sequence).rows(0).build().meta;
+        let checkpoints = Checkpoints::new(None);
+        assert!(checkpoints.became_durable(0, &meta(1)));
+        checkpoints.installed(1, &meta(3));
+        assert!(!checkpoints.became_durable(0, &meta(2)), "written when it was replaced");
+        assert_eq!(checkpoints.last(), Some(meta(3)));
+        assert_eq!(checkpoints.purgeable(), Some(meta(3).applied));
+        assert!(checkpoints.became_durable(1, &meta(4)));
+        assert_eq!(checkpoints.purgeable(), Some(meta(3).applied), "the one before the last");
     }
 }

@@ -165,7 +165,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(self.log.state().committed.and_then(raft_log_id))
     }
 
-    async fn append<I>(&mut self, entries: I, flushed: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        flushed: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
     where
         I: IntoIterator<Item = RaftEntry> + OptionalSend,
         I::IntoIter: OptionalSend,

@@ -23,17 +23,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use kvd_core::ids::{Index, MemberId, Term};
 use kvd_core::outcome::Applied;
-use openraft::{Instant as _, ReadPolicy};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{Instant as _, ReadPolicy};
 use tokio::sync::watch;
 
 pub(crate) use self::checkpoints::Checkpoints;
-pub(crate) use self::heard::Leadership;
-pub(crate) use self::snapshot::{Installer, Sender as SnapshotSender};
 use self::heard::Heard;
+pub(crate) use self::heard::Leadership;
 use self::log_store::LogStore;
 use self::network::NetworkFactory;
+pub(crate) use self::snapshot::{Installer, Sender as SnapshotSender};
 use self::state_machine::StateMachine;
 use self::types::{PeerNode, Proposed, TypeConfig};
 use crate::apply::Applier;
@@ -170,10 +170,8 @@ impl Raft {
         if metrics.state.is_leader() && metrics.vote.committed {
             let lease = Duration::from_millis(self.config.election_ms);
             let alone = metrics.membership_config.membership().voter_ids().count() == 1;
-            let acknowledged = metrics
-                .last_quorum_acked
-                .as_ref()
-                .is_some_and(|at| at.elapsed() <= lease);
+            let acknowledged =
+                metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() <= lease);
             let term = Term(metrics.current_term);
             return (alone || acknowledged).then_some(Leadership { term, leader: own });
         }
@@ -269,7 +267,10 @@ impl Raft {
 
 /// Wakes when leadership may have changed.
 pub(crate) struct LeadershipChanges {
-    own: openraft::alias::WatchReceiverOf<TypeConfig, openraft::metrics::RaftServerMetrics<TypeConfig>>,
+    own: openraft::alias::WatchReceiverOf<
+        TypeConfig,
+        openraft::metrics::RaftServerMetrics<TypeConfig>,
+    >,
     heard: watch::Receiver<Option<Leadership>>,
 }
 
@@ -293,7 +294,11 @@ fn openraft_config(config: &RaftConfig) -> Result<openraft::Config, String> {
         heartbeat_interval: heartbeat,
         election_timeout_min: election_min,
         election_timeout_max: config.election_ms,
-        heartbeat_min_interval: Some(if heartbeat * 23 / 10 < election_min { heartbeat } else { 0 }),
+        heartbeat_min_interval: Some(if heartbeat * 23 / 10 < election_min {
+            heartbeat
+        } else {
+            0
+        }),
         enable_pre_vote: Some(true),
         quorum_loss_probe_interval: Some(config.election_ms * 5 / 2),
         enable_leader_restore: Some(false),

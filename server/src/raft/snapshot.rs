@@ -246,12 +246,14 @@ impl Installer {
         self.log_is_durable().await?;
         let Received { state, meta, store } = received;
         let switched = self.readers.run(move || store.make_live()).await;
-        switched.ok_or_else(|| io::Error::other("the member is stopping"))?.map_err(io::Error::other)?;
-        let generation = applier.install(state).await.map_err(io::Error::other)?;
-        if let Some(lane) = &self.lane {
-            lane.replace(generation, self.stores.live())?;
-        }
-        checkpoints.installed(&meta);
+        switched
+            .ok_or_else(|| io::Error::other("the member is stopping"))?
+            .map_err(io::Error::other)?;
+        // From here on the old state's checkpoints are void; the new one's find their way from its first on.
+        let lane = self.lane.as_ref().ok_or_else(|| io::Error::other("no way for checkpoints"))?;
+        let generation = lane.replace(self.stores.live())?;
+        checkpoints.installed(generation, &meta);
+        applier.install(generation, state).await.map_err(io::Error::other)?;
         tracing::info!(index = %meta.applied.index, revision = %meta.revision, "snapshot installed");
         Ok(meta.applied)
     }
@@ -382,20 +384,16 @@ impl Raft {
         mut stream: Streaming<wire_peer::SnapshotChunk>,
     ) -> Result<wire_peer::InstallSnapshotReply, Status> {
         let first = stream.message().await?.ok_or_else(|| Status::invalid_argument("no chunk"))?;
-        let vote = wire::from_ballot(first.vote).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let vote =
+            wire::from_ballot(first.vote).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let rest = futures_util::StreamExt::map(stream, |chunk| {
             chunk.map(|chunk| chunk.data).map_err(|status| status.to_string())
         });
-        let chunks = futures_util::StreamExt::chain(
-            futures_util::stream::iter([Ok(first.data)]),
-            rest,
-        );
+        let chunks =
+            futures_util::StreamExt::chain(futures_util::stream::iter([Ok(first.data)]), rest);
         let own = self.applier.published().view();
-        let received = self
-            .installer
-            .receive(Box::pin(chunks), Some(own))
-            .await
-            .map_err(Status::data_loss)?;
+        let received =
+            self.installer.receive(Box::pin(chunks), Some(own)).await.map_err(Status::data_loss)?;
         let snapshot = Snapshot {
             meta: snapshot_meta(&received.meta).map_err(|e| Status::data_loss(e.to_string()))?,
             snapshot: SnapshotData::Received(received),

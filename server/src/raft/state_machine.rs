@@ -87,9 +87,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             for item in batch {
                 let (entry, responder) = item?;
                 self.check_order(types::log_id(&entry.log_id))?;
-                let reply = responder.map(|responder| -> Reply {
-                    Box::new(move |applied| responder.send(applied))
-                });
+                let reply = responder
+                    .map(|responder| -> Reply { Box::new(move |applied| responder.send(applied)) });
                 work.push((types::entry(entry), reply));
             }
             self.applier.apply(work).await.map_err(io::Error::other)?;

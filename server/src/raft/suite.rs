@@ -52,7 +52,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Builder {
         let everything = LogId { term: Term(u64::MAX), ..LogId::default() };
         let durable_log = Arc::new(move || Some(everything));
         let lane = CheckpointLane::new(Threads::Os, durable_log, room, durable, fatal);
-        lane.replace(0, stores.live()).unwrap();
+        lane.replace(stores.live()).unwrap();
         let send = lane.clone();
         let send = Box::new(move |generation, checkpoint| send.send(generation, checkpoint));
         let fatal = Box::new(|reason| panic!("{reason}"));
@@ -61,14 +61,13 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Builder {
         let (follow, told) = (checkpoints.clone(), applier.clone());
         tokio::spawn(async move {
             while let Some((generation, meta)) = became_durable.recv().await {
-                follow.became_durable(&meta);
-                let _stopping = told.durable(generation, meta).await;
+                let _stopping = told.durable(generation, meta.clone()).await;
+                follow.became_durable(generation, &meta);
             }
         });
 
-        let installer =
-            Installer::new(stores, log.clone(), readers.clone(), StateOptions::DEFAULT)
-                .with_lane(lane);
+        let installer = Installer::new(stores, log.clone(), readers.clone(), StateOptions::DEFAULT)
+            .with_lane(lane);
         let state_machine = StateMachine::without_order(applier, checkpoints, installer);
         Ok(((), LogStore::new(log, readers), state_machine))
     }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use kvd_core::command::{Entry, Membership};
 use kvd_core::ids::{Index, LogId, MemberId, Term};
 use kvd_core::outcome::Applied;
-use openraft::impls::leader_id_adv::LeaderId;
 use openraft::impls::TokioRuntime;
+use openraft::impls::leader_id_adv::LeaderId;
 
 use super::payload::Malformed;
 
@@ -29,7 +29,8 @@ openraft::declare_raft_types!(
 pub(crate) type RaftLogId = openraft::LogId<LeaderId<u64, u64>>;
 pub(crate) type RaftEntry = openraft::Entry<LeaderId<u64, u64>, Payload>;
 pub(crate) type RaftMembership = openraft::Membership<u64, PeerNode>;
-pub(crate) type RaftStoredMembership = openraft::StoredMembership<LeaderId<u64, u64>, u64, PeerNode>;
+pub(crate) type RaftStoredMembership =
+    openraft::StoredMembership<LeaderId<u64, u64>, u64, PeerNode>;
 pub(crate) type RaftVote = openraft::impls::Vote<LeaderId<u64, u64>>;
 
 /// An encoded proposal of the core.

@@ -180,7 +180,11 @@ impl DataDir {
         let mut dir =
             Self { disk, root: root.to_owned(), identity: None, current: None, _lock: lock };
         dir.identity = match dir.read(FORMAT)? {
-            Some(text) => Some(parse_format(&text).map_err(|flaw| dir.flaw(flaw))?),
+            Some(text) => {
+                let identity = parse_format(&text).map_err(|flaw| dir.flaw(flaw))?;
+                dir.check_log()?;
+                Some(identity)
+            }
             None => {
                 dir.check_unused()?;
                 None
@@ -200,6 +204,7 @@ impl DataDir {
     pub fn create(&mut self, identity: Identity) -> Result<(), DataDirError> {
         assert!(self.identity.is_none(), "a data directory changes its owner never");
         self.disk.create_dir_all(Path::new(WAL)).map_err(|error| self.io_error(error))?;
+        self.disk.sync_dir(Path::new(MEMBER)).map_err(|error| self.io_error(error))?;
         self.replace(FORMAT, &format_text(&identity))?;
         // The name `member` itself.
         self.disk.sync_dir(Path::new("")).map_err(|error| self.io_error(error))?;
@@ -297,6 +302,18 @@ impl DataDir {
             return Err(self.flaw(Flaw::Damaged(what)));
         }
         Ok(())
+    }
+
+    /// Refuses a directory whose log is gone: its folder was durable before FORMAT. Without it the member would
+    /// forget its vote and what it acknowledged.
+    fn check_log(&self) -> Result<(), DataDirError> {
+        match self.disk.list(Path::new(WAL)) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(self.flaw(Flaw::Damaged(format!("{WAL}, the log, is missing"))))
+            }
+            Err(error) => Err(self.io_error(error)),
+        }
     }
 
     /// Reads a short text file; `None` where there is none.

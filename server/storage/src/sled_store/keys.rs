@@ -85,7 +85,11 @@ impl Name {
             }
             ROW => {
                 let (table, id) = rest.split_first()?;
-                Some(Self::Row { table: Table::from_number(*table)?, id: unescape(id)?.into(), sequence })
+                Some(Self::Row {
+                    table: Table::from_number(*table)?,
+                    id: unescape(id)?.into(),
+                    sequence,
+                })
             }
             META => rest.is_empty().then_some(Self::Meta { sequence }),
             GARBAGE => match Self::parse_name(rest)? {
