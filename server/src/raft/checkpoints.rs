@@ -79,7 +79,8 @@ impl Checkpoints {
     /// A received state was installed: it is the last checkpoint and there is none before it (hazard A8).
     pub(crate) fn installed(&self, generation: u64, meta: &Meta) {
         let mut marks = self.lock();
-        *marks = Marks { last: Some(meta.clone()), previous: Some(meta.applied), reported: None };
+        let (last, previous) = (Some(meta.clone()), Some(meta.applied));
+        *marks = Marks { generation, last, previous, reported: None };
         drop(marks);
         self.inner.durable.send_replace(Some(meta.applied));
     }
