@@ -63,6 +63,25 @@ pub trait DiskFile: Send + Sync {
     }
     /// Cuts or extends the file with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Takes up room from `offset` on, as zeros: writes them, where the device has no quicker way.
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        write_zeros(self, offset, len)
+    }
     /// Makes content (and the length needed to read it) durable, the device's cache included.
     fn sync_data(&self) -> io::Result<()>;
+}
+
+/// Bytes of zeros written at once.
+const ZEROS_BYTES: usize = 256 * 1024;
+
+fn write_zeros<F: DiskFile + ?Sized>(file: &F, offset: u64, len: u64) -> io::Result<()> {
+    let zeros = vec![0; ZEROS_BYTES];
+    let mut written = 0;
+    while written < len {
+        let piece =
+            usize::try_from(len - written).map_or(ZEROS_BYTES, |left| left.min(ZEROS_BYTES));
+        file.write_all_at(&zeros[..piece], offset + written)?;
+        written += piece as u64;
+    }
+    Ok(())
 }

@@ -38,10 +38,6 @@ pub struct Thresholds {
 const LOW_SPARE_BYTES: u64 = 64 * 1024 * 1024;
 /// Spare bytes above a checkpoint.
 const CRITICAL_SPARE_BYTES: u64 = 16 * 1024 * 1024;
-/// Bytes by which the ballast grows with each look: it must not hold up the log's syncs (hazard D6).
-const GROW_BYTES: u64 = 4 * 1024 * 1024;
-/// Bytes written at once.
-const PIECE_BYTES: usize = 256 * 1024;
 
 impl Thresholds {
     /// For a log of such segments and an estimate of one checkpoint.
@@ -108,7 +104,7 @@ impl SpaceWatch {
     }
 
     /// Looks, if it is time: `now` is the time since some fixed moment. Gives the level when it changed.
-    /// While there is plenty of room, the ballast grows by a piece.
+    /// While there is plenty of room, the ballast is made whole.
     pub fn poll(&self, now: Duration) -> io::Result<Option<Level>> {
         let mut state = self.lock();
         if state.last_look.is_some_and(|last| now.saturating_sub(last) < self.every) {
@@ -137,11 +133,10 @@ impl SpaceWatch {
     fn grow(&self, ballast: &mut Ballast, free: u64) -> io::Result<()> {
         let missing = self.thresholds.low_bytes.saturating_sub(ballast.bytes);
         let room = free.saturating_sub(2 * self.thresholds.low_bytes);
-        let step = missing.min(GROW_BYTES);
-        if step == 0 || room < missing {
+        if missing == 0 || room < missing {
             return Ok(());
         }
-        match ballast.grow(&*self.disk, step) {
+        match ballast.grow(&*self.disk, missing) {
             // Somebody else was faster; the next look sees it.
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                 ballast.release(&*self.disk)
@@ -173,20 +168,14 @@ impl Ballast {
         }
     }
 
-    /// Writes zeros rather than extending the file: a hole takes up no room.
+    /// Reserves room rather than extending the file: a hole takes up none.
     fn grow(&mut self, disk: &dyn Disk, bytes: u64) -> io::Result<()> {
         let file = match &self.file {
             Some(file) => Arc::clone(file),
             None => Arc::clone(self.file.insert(disk.open(&self.path, OpenMode::Create)?)),
         };
-        let piece = vec![0; PIECE_BYTES];
-        let end = self.bytes + bytes;
-        while self.bytes < end {
-            let len =
-                usize::try_from(end - self.bytes).map_or(PIECE_BYTES, |len| len.min(PIECE_BYTES));
-            file.write_all_at(&piece[..len], self.bytes)?;
-            self.bytes += len as u64;
-        }
+        file.reserve(self.bytes, bytes)?;
+        self.bytes += bytes;
         file.sync_data()
     }
 

@@ -121,6 +121,14 @@ impl DiskFile for RealFile {
         self.0.set_len(len)
     }
 
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), offset, len) {
+            // Not every file system can.
+            Err(rustix::io::Errno::OPNOTSUPP) => super::write_zeros(self, offset, len),
+            other => Ok(other?),
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }

@@ -51,7 +51,9 @@ pub enum OpenError {
     )]
     NotDurable,
     /// Opening needs some room on the device.
-    #[error("no space left to open the checkpoint store: free some room on the device of --data-dir")]
+    #[error(
+        "no space left to open the checkpoint store: free some room on the device of --data-dir"
+    )]
     NoSpace,
     /// The directory could not be read or written at all.
     #[error("cannot open the checkpoint store in {}: {error}", dir.display())]
