@@ -137,7 +137,8 @@ pub fn open(config: MemberConfig, world: World) -> Result<Starting, StartError> 
     let readers = ReaderPool::start(world.threads)?;
     let sender = SnapshotSender::new(readers.clone(), SNAPSHOT_BYTES_PER_SECOND);
     let peers = Peers::new(own, Arc::clone(&world.net));
-    let peer_side = Arc::new(PeerSide::new(own, sender.clone(), world.space.clone()));
+    let peer_side =
+        Arc::new(PeerSide::new(own, sender.clone(), world.space.clone(), world.fatal.clone()));
     Ok(Starting { config, world, own, peers, readers, log, sender, peer_side })
 }
 
@@ -198,6 +199,9 @@ impl Starting {
         lane.replace(self.world.stores.live())?;
         let applier = self.applier(state, &lane, fatal.clone())?;
         self.peer_side.has_state(applier.clone());
+        let members = applier.published().clone();
+        self.peers
+            .insist_on(Box::new(move |id| members.view().members().present.get(&id)?.incarnation));
         let last = self.last_checkpoint()?;
         let checkpoints = Checkpoints::new(last);
         let raft = self.raft(&applier, &checkpoints, installer.with_lane(lane)).await?;

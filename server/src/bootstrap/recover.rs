@@ -34,8 +34,11 @@ impl Starting {
                     self.own.member_id
                 )));
             }
-            // Its own incarnation is known only if it took part before: then it is the log that is gone.
-            if reply.bootstrapped {
+            // Its own incarnation is known only if it took part before: then it is the log that is gone, unless
+            // a vote is left; entries may have been applied and lost before they were durable (hazard A2).
+            let took_part = reply.known_incarnation != self.own.incarnation.0
+                || self.log.state().vote.is_none();
+            if reply.bootstrapped && took_part {
                 return Err(StartError::Cluster(format!(
                     "member {} has already been bootstrapped, but its log is empty: restore the \
                      data directory, or remove the member from the cluster and add it anew",
@@ -50,7 +53,7 @@ impl Starting {
         let mut client = self.peers.client(id, urls, Lane::Calls);
         let hello = HelloRequest { protocol_major: PROTOCOL.0, protocol_minor: PROTOCOL.1 };
         let request = self.peers.request(id, hello);
-        // Who does not answer knows nothing that could stop this member; its peer port would refuse it later.
+        // Who does not answer now refuses this member later, and is refused by it, if it knew another one.
         within(GREETING, client.hello(request)).await.ok()
     }
 

@@ -14,6 +14,7 @@ use tonic::{Status, Streaming};
 
 use super::propose::Proposer;
 use crate::apply::Applier;
+use crate::fatal::FatalSignal;
 use crate::peer::identity::{self, Caller, Identity, PROTOCOL};
 use crate::raft::{Raft, SnapshotSender};
 
@@ -22,6 +23,7 @@ pub struct PeerSide {
     own: Identity,
     snapshot_sender: SnapshotSender,
     space: watch::Receiver<Level>,
+    fatal: FatalSignal,
     state: OnceLock<Applier>,
     running: OnceLock<Running>,
 }
@@ -37,9 +39,10 @@ impl PeerSide {
         own: Identity,
         snapshot_sender: SnapshotSender,
         space: watch::Receiver<Level>,
+        fatal: FatalSignal,
     ) -> Self {
         let (state, running) = (OnceLock::new(), OnceLock::new());
-        Self { own, snapshot_sender, space, state, running }
+        Self { own, snapshot_sender, space, fatal, state, running }
     }
 
     /// The state is open: it can be fetched.
@@ -54,6 +57,16 @@ impl PeerSide {
 
     /// Checks who calls.
     pub(crate) fn check(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        if !identity::means_this_directory(metadata, &self.own)
+            && self.known(self.own.member_id).is_none()
+        {
+            // Nobody answered when this member asked whether its id is in use (hazard A6).
+            self.fatal.raise(format!(
+                "member {} has already been bootstrapped with another data directory: restore that \
+                 directory, or remove the member from the cluster and add it anew",
+                self.own.member_id
+            ));
+        }
         let caller = identity::check(metadata, &self.own, |id| self.known(id))?;
         if self.removed(caller.member_id) {
             return Err(Status::failed_precondition(format!(

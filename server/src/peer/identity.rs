@@ -1,7 +1,8 @@
 //! Who speaks to whom: metadata on every call between members.
 //!
 //! A peer of another cluster, one that means somebody else, or one whose data directory is not the one its id
-//! was published with (hazard A6) is refused before its request is read.
+//! was published with (hazard A6) is refused before its request is read. The last holds both ways: a caller
+//! says which data directory it means, so that a member that lost its own neither votes nor acknowledges.
 
 use kvd_core::ids::{ClusterId, Incarnation, MemberId};
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -14,6 +15,7 @@ const CLUSTER: &str = "kvd-cluster";
 const FROM: &str = "kvd-from";
 const INCARNATION: &str = "kvd-incarnation";
 const TO: &str = "kvd-to";
+const TO_INCARNATION: &str = "kvd-to-incarnation";
 
 /// This member's own names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +35,17 @@ pub(crate) struct Caller {
     pub(crate) incarnation: Incarnation,
 }
 
-/// Signs a request to a member.
-pub(crate) fn sign<T>(request: &mut Request<T>, own: &Identity, to: MemberId) {
+/// Signs a request to a member, known under this incarnation.
+pub(crate) fn sign<T>(
+    request: &mut Request<T>,
+    own: &Identity,
+    to: MemberId,
+    known: Option<Incarnation>,
+) {
     let metadata = request.metadata_mut();
+    if let Some(known) = known {
+        metadata.insert(TO_INCARNATION, MetadataValue::from(known.0));
+    }
     for (name, value) in [
         (CLUSTER, own.cluster_id.0),
         (FROM, own.member_id.0),
@@ -63,6 +73,11 @@ pub(crate) fn check(
     if to != own.member_id {
         return Err(refused(format!("this is member {}, the request is for {to}", own.member_id)));
     }
+    if !means_this_directory(metadata, own) {
+        return Err(refused(format!(
+            "member {to} has already been bootstrapped with another data directory than this one"
+        )));
+    }
     let caller = Caller {
         member_id: MemberId(number(metadata, FROM)?),
         incarnation: Incarnation(number(metadata, INCARNATION)?),
@@ -75,6 +90,12 @@ pub(crate) fn check(
         ))),
         _ => Ok(caller),
     }
+}
+
+/// Whether the caller knows this member by its data directory, or not at all yet.
+pub(crate) fn means_this_directory(metadata: &MetadataMap, own: &Identity) -> bool {
+    !metadata.contains_key(TO_INCARNATION)
+        || number(metadata, TO_INCARNATION).is_ok_and(|meant| Incarnation(meant) == own.incarnation)
 }
 
 /// A refusal that does not pass by trying again.
@@ -103,8 +124,12 @@ mod tests {
     }
 
     fn call(from: Identity, to: u64) -> MetadataMap {
+        call_known(from, to, None)
+    }
+
+    fn call_known(from: Identity, to: u64, known: Option<u64>) -> MetadataMap {
         let mut request = Request::new(());
-        sign(&mut request, &from, MemberId(to));
+        sign(&mut request, &from, MemberId(to), known.map(Incarnation));
         request.metadata().clone()
     }
 
@@ -118,5 +143,12 @@ mod tests {
         let known = |id| (id == MemberId(3)).then_some(Incarnation(31));
         assert!(check(&call(identity(1, 3, 30), 2), &own, known).is_err(), "an emptied disk");
         assert!(check(&MetadataMap::new(), &own, nobody).is_err(), "unsigned");
+    }
+
+    #[test]
+    fn who_lost_its_directory_answers_nobody_who_knew_it() {
+        let (own, nobody) = (identity(1, 2, 20), |_| None);
+        assert!(check(&call_known(identity(1, 3, 30), 2, Some(20)), &own, nobody).is_ok());
+        assert!(check(&call_known(identity(1, 3, 30), 2, Some(19)), &own, nobody).is_err());
     }
 }

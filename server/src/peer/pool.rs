@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use kvd_core::ids::MemberId;
+use kvd_core::ids::{Incarnation, MemberId};
 use kvd_proto::peer::peer_client::PeerClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -33,6 +33,9 @@ pub(crate) enum Lane {
     Calls,
 }
 
+/// Under which incarnation a member published itself, as far as this one knows.
+type Incarnations = Box<dyn Fn(MemberId) -> Option<Incarnation> + Send + Sync>;
+
 /// All connections of this member.
 #[derive(Clone)]
 pub(crate) struct Peers {
@@ -42,6 +45,8 @@ pub(crate) struct Peers {
 struct Inner {
     own: Identity,
     net: Arc<dyn Net>,
+    /// Missing until this member's state is open.
+    incarnations: OnceLock<Incarnations>,
     /// Connections with the addresses they were made for.
     channels: Mutex<BTreeMap<(MemberId, Lane), (Vec<String>, Channel)>>,
 }
@@ -62,7 +67,13 @@ pub(crate) enum CallError {
 
 impl Peers {
     pub(crate) fn new(own: Identity, net: Arc<dyn Net>) -> Self {
-        Self { inner: Arc::new(Inner { own, net, channels: Mutex::default() }) }
+        let (incarnations, channels) = (OnceLock::new(), Mutex::default());
+        Self { inner: Arc::new(Inner { own, net, incarnations, channels }) }
+    }
+
+    /// From now on requests are for the data directory that their receiver was published with (hazard A6).
+    pub(crate) fn insist_on(&self, incarnations: Incarnations) {
+        let _set_twice = self.inner.incarnations.set(incarnations);
     }
 
     /// A client for one member and purpose, connected when first used.
@@ -85,7 +96,8 @@ impl Peers {
     /// A signed request.
     pub(crate) fn request<T>(&self, to: MemberId, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        identity::sign(&mut request, &self.inner.own, to);
+        let known = self.inner.incarnations.get().and_then(|known| known(to));
+        identity::sign(&mut request, &self.inner.own, to, known);
         request
     }
 
