@@ -189,6 +189,9 @@ impl Starting {
             StateOptions::DEFAULT,
         );
         let state = self.recover(&installer).await?;
+        recover::fit_log(&self.log, &self.readers, state.applied())
+            .await
+            .map_err(StartError::Storage)?;
         let room: Room = Arc::clone(&self.world.room);
         let fatal = self.world.fatal.clone();
         let log = self.log.clone();

@@ -3,14 +3,17 @@
 
 use std::time::Duration;
 
-use kvd_core::ids::{Index, MemberId};
+use kvd_core::ids::{Index, LogId, MemberId};
 use kvd_core::state::{Options as StateOptions, State};
 use kvd_proto::peer::{FetchStateRequest, HelloReply, HelloRequest};
+use kvd_storage::log::RaftLog;
+use tokio::sync::oneshot;
 
 use super::{StartError, Starting};
 use crate::peer::identity::PROTOCOL;
 use crate::peer::pool::{Lane, within};
 use crate::raft::Installer;
+use crate::threads::ReaderPool;
 
 /// How long a starting member waits for one peer to say who it is.
 const GREETING: Duration = Duration::from_millis(1500);
@@ -61,7 +64,13 @@ impl Starting {
     pub(super) async fn recover(&self, installer: &Installer) -> Result<State, StartError> {
         let log = self.log.state();
         let purged = log.purged.map_or(Index(0), |purged| purged.index);
-        let opened = State::open(self.world.stores.live(), StateOptions::DEFAULT);
+        // Takes seconds, in which peers that start as well want to know who is here.
+        let live = self.world.stores.live();
+        let opened = self
+            .readers
+            .run(move || State::open(live, StateOptions::DEFAULT))
+            .await
+            .ok_or_else(|| StartError::Storage("the readers have stopped".to_owned()))?;
         let unusable = match (&self.world.broken, opened) {
             // A log that was never purged makes the state anew; an empty one says nothing of what was lost.
             (Some(reason), _) if log.last.is_none() => reason.clone(),
@@ -92,18 +101,23 @@ impl Starting {
                  restore the data directory from a backup"
             )));
         }
-        loop {
-            for (id, urls) in &others {
-                match self.fetch_from(installer, **id, urls, index_min).await {
-                    Ok(state) => return Ok(state),
-                    Err(error) => tracing::warn!(member = %id, %error, "no state from this peer"),
+        let fetched = async {
+            loop {
+                for (id, urls) in &others {
+                    match self.fetch_from(installer, **id, urls, index_min).await {
+                        Ok(state) => return state,
+                        Err(error) => {
+                            tracing::warn!(member = %id, %error, "no state from this peer");
+                        }
+                    }
                 }
+                tokio::time::sleep(GREETING).await;
             }
-            tokio::select! {
-                () = tokio::time::sleep(GREETING) => {}
-                () = self.world.shutdown.begun() => {
-                    return Err(StartError::Storage("stopped before a state was found".to_owned()));
-                }
+        };
+        tokio::select! {
+            state = fetched => Ok(state),
+            () = self.world.shutdown.begun() => {
+                Err(StartError::Storage("stopped before a state was found".to_owned()))
             }
         }
     }
@@ -122,6 +136,91 @@ impl Starting {
             chunk.map(|chunk| chunk.data).map_err(|status| status.to_string())
         });
         let received = installer.receive(Box::pin(chunks), None).await?;
-        received.into_live_state().map_err(|error| error.to_string())
+        let switched = self.readers.run(move || received.into_live_state()).await;
+        switched.ok_or("the readers have stopped")?.map_err(|error| error.to_string())
+    }
+}
+
+/// Lets go of log entries that the state has no use for and contradicts.
+///
+/// A state that was fetched, or installed just before a crash, may be ahead of this member's own log, whose tail
+/// may hold entries that never were committed: openraft would take the pair for corrupted, or go on with a hole
+/// (hazard A2). What the state holds is committed, so if the entry it ends with is not in the log, no entry of
+/// the log is needed: those before it are part of the state, those after it follow another one.
+pub(super) async fn fit_log(
+    log: &RaftLog,
+    readers: &ReaderPool,
+    applied: LogId,
+) -> Result<(), String> {
+    let state = log.state();
+    if applied.index <= state.purged.map_or(Index(0), |purged| purged.index) {
+        return Ok(());
+    }
+    let reader = log.clone();
+    let read = move || reader.read(applied.index, applied.index.next(), 1);
+    let entries = readers.run(read).await.ok_or("the readers have stopped")?;
+    let entries = entries.map_err(|error| error.to_string())?;
+    if entries.first().is_some_and(|entry| entry.log_id == applied) {
+        return Ok(());
+    }
+    tracing::warn!(%applied, last = ?state.last, "the log is left behind by the state");
+    let (done, durable) = oneshot::channel();
+    log.truncate_after(state.purged, Box::new(move |result| drop(done.send(result))));
+    log.purge(applied);
+    let truncated = durable.await.map_err(|_closed| "the log has stopped".to_owned())?;
+    truncated.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use kvd_core::ids::Term;
+    use kvd_storage::fs::SimDisk;
+    use kvd_storage::log::{self, LogEntry};
+
+    use super::*;
+    use crate::threads::Threads;
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId { term: Term(term), node: MemberId(1), index: Index(index) }
+    }
+
+    /// A log of entries 1 to 3 of term 5, fitted to a state.
+    async fn fitted(applied: LogId) -> log::LogState {
+        let options = log::Options {
+            segment_bytes: 64 << 10,
+            spares: 1,
+            tail_bytes: 1 << 20,
+            frame_bytes_max: 32 << 10,
+            nonce: Box::new(|| 7),
+        };
+        let disk = Arc::new(SimDisk::new());
+        let (log, flusher) = RaftLog::open(disk, Path::new("wal"), options).unwrap();
+        log::spawn(flusher, |error| panic!("{error}")).unwrap();
+        let entries =
+            (1..=3).map(|index| LogEntry { log_id: id(5, index), payload: Bytes::new() }).collect();
+        log.append(entries, Box::new(|result| result.unwrap()));
+        let readers = ReaderPool::start(Threads::Os).unwrap();
+        fit_log(&log, &readers, applied).await.unwrap();
+        log.state()
+    }
+
+    #[tokio::test]
+    async fn a_log_keeps_what_follows_its_state() {
+        for applied in [LogId::default(), id(5, 1), id(5, 3)] {
+            let log = fitted(applied).await;
+            assert_eq!((log.purged, log.last), (None, Some(id(5, 3))), "state at {applied}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_that_contradicts_the_state_is_let_go() {
+        for applied in [id(6, 2), id(6, 3), id(4, 9), id(6, 9)] {
+            let log = fitted(applied).await;
+            assert_eq!((log.purged, log.last), (Some(applied), Some(applied)), "at {applied}");
+        }
     }
 }
