@@ -2,10 +2,12 @@
 //!
 //! - [`tools`]: where the programs we compare with are, and what a test does without them.
 //! - [`cluster`]: members as real processes, started, killed, paused and watched.
+//! - [`fault`]: what breaks members, and what proves that nothing was lost.
 //! - [`script`]: transcripts of the etcd API, replayed on kvd or on a real etcd.
 //!
 //! `README.md` says how to run them.
 
 pub mod cluster;
+pub mod fault;
 pub mod script;
 pub mod tools;

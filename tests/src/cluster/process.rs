@@ -64,7 +64,8 @@ impl Program {
 pub struct Cluster {
     members: Vec<Member>,
     /// Holds the data directories; after `members`, so that it is removed when they are dead.
-    _folder: TempDir,
+    /// `None` where the caller keeps them.
+    _folder: Option<TempDir>,
 }
 
 impl Cluster {
@@ -72,16 +73,29 @@ impl Cluster {
     /// until each serves.
     pub fn start(program: &Program, count: usize, flags: &[String]) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("kvd-test-").tempdir()?;
-        let addresses: Vec<Ipv4Addr> = (0..count).map(|_| loopback_address()).collect();
+        let folders: Vec<PathBuf> = (0..count).map(|_| folder.path().to_owned()).collect();
+        let mut cluster = Self::start_in(program, &folders, flags)?;
+        cluster._folder = Some(folder);
+        Ok(cluster)
+    }
+
+    /// The same with the data directory of `m0` in the first of these folders, and so on. The
+    /// folders stay when the cluster is dropped.
+    pub fn start_in(
+        program: &Program,
+        folders: &[PathBuf],
+        flags: &[String],
+    ) -> anyhow::Result<Self> {
+        let addresses: Vec<Ipv4Addr> = folders.iter().map(|_| loopback_address()).collect();
         let initial: Vec<String> = addresses
             .iter()
             .enumerate()
             .map(|(at, address)| format!("m{at}=http://{address}:2380"))
             .collect();
-        let mut members = Vec::with_capacity(count);
-        for (at, address) in addresses.iter().enumerate() {
+        let mut members = Vec::with_capacity(folders.len());
+        for (at, (address, folder)) in addresses.iter().zip(folders).enumerate() {
             let name = format!("m{at}");
-            let data_dir = folder.path().join(&name);
+            let data_dir = folder.join(&name);
             let mut arguments = arguments(&name, *address, &data_dir, &initial.join(","));
             arguments.extend_from_slice(flags);
             let client_url = format!("http://{address}:2379");
@@ -89,7 +103,7 @@ impl Cluster {
             let process = Process::spawn(&program, &arguments)?;
             members.push(Member { name, client_url, data_dir, program, arguments, process });
         }
-        let cluster = Self { members, _folder: folder };
+        let cluster = Self { members, _folder: None };
         for member in &cluster.members {
             member.wait_ready()?;
         }
@@ -185,6 +199,19 @@ impl Member {
         self.process.kill()
     }
 
+    /// The flags it is started with.
+    pub fn arguments(&self) -> &[String] {
+        &self.arguments
+    }
+
+    /// Waits until the process has ended by itself, and how.
+    pub fn wait_end(&mut self) -> anyhow::Result<ExitStatus> {
+        if !self.process.log.wait_end(PATIENCE) {
+            bail!("{} did not end:\n{}", self.name, self.tail());
+        }
+        Ok(self.process.child.wait()?)
+    }
+
     /// SIGSTOP: the process keeps its connections and answers nothing.
     pub fn pause(&self) -> anyhow::Result<()> {
         self.process.signal(Signal::STOP)
@@ -198,10 +225,7 @@ impl Member {
     /// SIGTERM, and waits until it has stopped by itself.
     pub fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
         self.process.signal(Signal::TERM)?;
-        if !self.process.log.wait_end(PATIENCE) {
-            bail!("{} did not stop:\n{}", self.name, self.tail());
-        }
-        Ok(self.process.child.wait()?)
+        self.wait_end()
     }
 
     /// Starts it again on its data and waits until it serves; kills it first when it runs.

@@ -1,0 +1,11 @@
+//! Members as real processes, broken on purpose: killed, cut off from power, room and memory,
+//! started wrongly, left alone. `KVD_ROUNDS`, `KVD_CUTS`, `KVD_SEED` and `KVD_LONG=1` make it
+//! longer.
+
+mod away;
+mod disk_full;
+mod kill9;
+mod memory;
+mod powercut;
+mod start;
+mod two_dead;
