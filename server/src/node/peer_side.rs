@@ -125,7 +125,7 @@ impl PeerSide {
         &self,
         request: peer::ProposeRequest,
     ) -> Result<peer::ProposeReply, Status> {
-        Ok(self.running()?.proposer.serve(request).await)
+        self.running()?.proposer.serve(request).await
     }
 
     /// A follower wants a read index.

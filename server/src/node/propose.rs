@@ -18,6 +18,7 @@ use kvd_proto::peer::{ProposeReply, ProposeRequest};
 use kvd_storage::space::Level;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
+use tonic::Status;
 
 use super::reads::Addresses;
 use super::request::{RequestError, Unavailable};
@@ -89,8 +90,10 @@ impl Proposer {
 
     async fn propose_encoded(&self, proposal: Bytes) -> Result<Applied, Unavailable> {
         self.check_gap()?;
-        let _permit = self.permit(proposal.len()).await?;
         let deadline = Instant::now() + self.timeout;
+        let _permit = timeout_at(deadline, self.permit(proposal.len()))
+            .await
+            .map_err(|_elapsed| Unavailable::TooManyRequests)??;
         let before = self.raft.leader();
         let applied = self.until_appended(&proposal, deadline, before).await?;
         // Visible on the leader; the answer waits until it is here too.
@@ -157,26 +160,29 @@ impl Proposer {
     }
 
     /// Answers a member that forwarded a proposal: only as leader, never forwarded again.
-    pub(crate) async fn serve(&self, request: ProposeRequest) -> ProposeReply {
+    ///
+    /// One that this member cannot read is refused: once in the log it would stop every member that applies it,
+    /// and its first byte may not mean what it seems to (a membership starts with one of its own).
+    pub(crate) async fn serve(&self, request: ProposeRequest) -> Result<ProposeReply, Status> {
+        let proposal = codec::decode_proposal(request.proposal.clone())
+            .map_err(|error| Status::invalid_argument(format!("proposal: {error}")))?;
+        if *self.space.borrow() <= Level::Low && proposal.command.grows() {
+            return Ok(refusal(Reason::NoSpace));
+        }
         let reply = match self.serve_here(request.proposal).await {
             Ok(applied) => Reply::Outcome(codec::encode_outcome(
                 applied.log_id,
                 applied.revision,
                 &applied.outcome,
             )),
-            Err(Served::NotAppended(reason)) => {
-                Reply::NotAppended(kvd_proto::peer::NotAppended { reason: reason.into() })
-            }
+            Err(Served::NotAppended(reason)) => return Ok(refusal(reason)),
             Err(Served::Unknown) => Reply::Unknown(true),
         };
-        ProposeReply { result: Some(reply) }
+        Ok(ProposeReply { result: Some(reply) })
     }
 
     async fn serve_here(&self, proposal: Bytes) -> Result<Applied, Served> {
         self.check_gap().map_err(|_gap| Served::NotAppended(Reason::TooManyRequests))?;
-        if *self.space.borrow() <= Level::Low && grows(&proposal) {
-            return Err(Served::NotAppended(Reason::NoSpace));
-        }
         let _permit = self
             .permit(proposal.len())
             .await
@@ -214,9 +220,9 @@ enum Served {
     Unknown,
 }
 
-/// Whether a proposal may make the store larger; one that cannot be read counts as growing.
-fn grows(proposal: &Bytes) -> bool {
-    codec::decode_proposal(proposal.clone()).map_or(true, |proposal| proposal.command.grows())
+fn refusal(reason: Reason) -> ProposeReply {
+    let refusal = kvd_proto::peer::NotAppended { reason: reason.into() };
+    ProposeReply { result: Some(Reply::NotAppended(refusal)) }
 }
 
 fn from_reply(reply: ProposeReply) -> Attempt {
