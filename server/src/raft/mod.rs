@@ -118,11 +118,6 @@ impl Raft {
         let _stopped_before = self.inner.shutdown().await;
     }
 
-    /// Whether the log holds anything.
-    pub(crate) async fn is_initialized(&self) -> Result<bool, String> {
-        self.inner.is_initialized().await.map_err(|fatal| fatal.to_string())
-    }
-
     /// Starts a new cluster. Every founding member calls this with the same members (hazard F2).
     pub(crate) async fn initialize(
         &self,
@@ -214,18 +209,29 @@ impl Raft {
         last.map_or(Index(0), |last| Index(last).next())
     }
 
-    /// Voters other than this member that have everything this leader has, freshest first.
+    /// Voters other than this member that answered within an election timeout, those that have most of the log
+    /// first. No other may be handed leadership: openraft stops to lead at once and never takes it back
+    /// (hazard F31).
     pub(crate) fn transfer_targets(&self) -> Vec<MemberId> {
         let metrics = self.inner.metrics();
         let metrics = metrics.borrow_watched();
-        let Some(replication) = &metrics.replication else {
+        let (Some(replication), Some(heartbeat)) = (&metrics.replication, &metrics.heartbeat)
+        else {
             return Vec::new();
+        };
+        let age_max = Duration::from_millis(self.config.election_ms);
+        let answered = |id| {
+            let at = heartbeat.get(id).and_then(Option::as_ref);
+            at.is_some_and(|at| at.elapsed() <= age_max)
         };
         let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
         let mut targets: Vec<_> = replication
             .iter()
             .filter(|(id, matched)| {
-                **id != self.config.member_id.0 && voters.contains(id) && matched.is_some()
+                **id != self.config.member_id.0
+                    && voters.contains(id)
+                    && matched.is_some()
+                    && answered(*id)
             })
             .map(|(id, matched)| (*matched, MemberId(*id)))
             .collect();
