@@ -168,8 +168,9 @@ pub(crate) async fn follow_leadership(node: Arc<Node>, shutdown: Shutdown) {
             node.leader_changes.fetch_add(1, Ordering::Relaxed);
             tracing::info!(leader = %leadership.leader, term = %leadership.term, "leader elected");
         }
+        // A new leader can vouch for itself only after a majority answered, which is no change that is told.
         tokio::select! {
-            () = changes.changed() => {}
+            _sooner = tokio::time::timeout(RETRY, changes.changed()) => {}
             () = shutdown.begun() => return,
         }
     }

@@ -2,6 +2,7 @@
 
 use kvd_core::ids::{MemberId, Term};
 use kvd_proto::peer as wire_peer;
+use openraft::async_runtime::watch::WatchReceiver;
 use tonic::Status;
 
 use super::payload::Malformed;
@@ -16,6 +17,11 @@ impl Raft {
     ) -> Result<wire_peer::AppendReply, Status> {
         let request = wire::from_append(request).map_err(malformed)?;
         let vote = request.vote;
+        // Noted when it arrives: the answer may wait for this member's disk (hazard D14), which is no reason to
+        // say that there is no leader.
+        if vote.committed && self.inner.metrics().borrow_watched().vote <= vote {
+            self.note_leader(&vote);
+        }
         let response = self.inner.append_entries(request).await.map_err(stopped)?;
         if !matches!(response, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
             self.note_leader(&vote);

@@ -16,7 +16,7 @@ use crate::node::peer_side::PeerSide;
 const REPLIES: usize = 4;
 
 /// The service between members.
-pub struct PeerService {
+pub(crate) struct PeerService {
     node: Arc<PeerSide>,
 }
 
