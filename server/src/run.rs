@@ -52,6 +52,8 @@ pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         let node = tokio::select! {
             node = member => node?,
             reason = fatal.raised() => bail!("{reason}"),
+            // Nobody was served yet, and what is durable stays.
+            () = shutdown.begun() => return Ok(()),
         };
         let metrics = Arc::new(Metrics::new(&node.header().member_id.to_string(), ETCD_VERSION));
         let router = client_router(&node, &metrics, &shutdown)?;
@@ -76,11 +78,16 @@ pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
             reason = fatal.raised() => bail!("{reason}"),
         }
         tracing::info!("stopping: leadership is handed over, requests under way end");
-        node.drain().await;
-        stop_listening.begin();
-        while serving.join_next().await.is_some() {}
-        node.stop().await;
-        Ok(())
+        let stopped = async {
+            node.drain().await;
+            stop_listening.begin();
+            while serving.join_next().await.is_some() {}
+            node.stop().await;
+        };
+        tokio::select! {
+            () = stopped => Ok(()),
+            reason = fatal.raised() => bail!("{reason}"),
+        }
     })
 }
 
