@@ -169,12 +169,15 @@ impl RaftNetworkV2<TypeConfig> for Network {
         vote: RaftVote,
         snapshot: openraft::alias::SnapshotOf<TypeConfig, SnapshotData>,
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
-        _option: RPCOption,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let client = self.peers.client(self.target, &self.urls, Lane::Snapshots);
         let sending = self.snapshot_sender.send(&self.peers, self.target, client, &vote, snapshot);
+        // A receiver that does not read would pin the View, and with it all that compaction frees (hazard B8).
+        let limit = option.hard_ttl();
         tokio::select! {
-            sent = sending => {
+            sent = tokio::time::timeout(limit, sending) => {
+                let sent = sent.unwrap_or_else(|_elapsed| Err(format!("not done within {limit:?}")));
                 let vote = sent.map_err(|error| StreamingError::Unreachable(
                     Unreachable::from_string(format!("snapshot to member {}: {error}", self.target)),
                 ))?;

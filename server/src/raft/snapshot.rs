@@ -213,7 +213,9 @@ impl Installer {
         own: Option<View>,
     ) -> Result<Received, String> {
         let _one_at_a_time = self.receiving.lock().await;
-        let mut building = Building::new(&*self.stores, own)?;
+        let stores = Arc::clone(&self.stores);
+        let create = move || Building::new(&*stores, own);
+        let mut building = self.readers.run(create).await.ok_or("the member is stopping")??;
         while let Some(chunk) = futures_util::StreamExt::next(&mut chunks).await {
             let chunk = chunk?;
             let take = move || {
@@ -222,7 +224,10 @@ impl Installer {
             };
             let (back, taken) = self.readers.run(take).await.ok_or("the member is stopping")?;
             building = back;
-            taken?;
+            if let Err(error) = taken {
+                self.wants_all.store(true, Ordering::Relaxed);
+                return Err(error);
+            }
         }
         let options = self.state_options;
         let finish = move || building.finish(options);
