@@ -284,9 +284,11 @@ impl LeadershipChanges {
     /// Returns after the next change.
     pub(crate) async fn changed(&mut self) {
         tokio::select! {
-            // Either ends with an error only while the process ends; then nobody needs a wake-up.
-            _ = self.own.changed() => {}
-            _ = self.heard.changed() => {}
+            Ok(()) = self.own.changed() => {}
+            Ok(()) = self.heard.changed() => {}
+            // Consensus has ended, so nothing changes any more. Who waits for a change must not be woken
+            // for that again and again.
+            else => std::future::pending().await,
         }
     }
 }
