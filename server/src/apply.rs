@@ -19,7 +19,7 @@ use kvd_core::view::View;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::limits::{APPLY_SLICE_ENTRIES, CHECKPOINT_BYTES};
-use crate::threads::{Threads, Worker, serve_queue};
+use crate::threads::{Threads, Worker, drop_aside, serve_queue};
 
 /// Work that may wait for the applier; openraft has one batch in flight, checkpoints and ticks are few.
 const QUEUE: usize = 64;
@@ -88,10 +88,12 @@ impl Published {
     fn publish(&self, view: View) {
         let mut inner = self.lock();
         let index = view.at().index;
-        inner.view = view;
+        let before = std::mem::replace(&mut inner.view, view);
         let still_waiting = inner.waiting.split_off(&index.next());
         let woken = std::mem::replace(&mut inner.waiting, still_waiting);
         drop(inner);
+        // It may be the last one of a state that was replaced: not while everybody waits for the lock.
+        drop(before);
         for waiter in woken.into_values().flatten() {
             let _gone = waiter.send(());
         }
@@ -127,6 +129,7 @@ impl Applier {
         let published = Published::new(state.publish());
         let (queue, work) = mpsc::channel(QUEUE);
         let worker = ApplyWorker {
+            threads,
             entries_max,
             checkpointed_at: state.applied().index,
             state,
@@ -190,6 +193,7 @@ fn stopped() -> String {
 }
 
 struct ApplyWorker {
+    threads: Threads,
     /// Entries between two checkpoints at most; etcd's `--snapshot-count`.
     entries_max: u64,
     /// Index of the last checkpoint that was cut.
@@ -236,11 +240,13 @@ impl Worker<Work> for ApplyWorker {
                 let _asker_gone = done.send(self.state.capture());
             }
             Work::Install(generation, state, done) => {
-                self.state = *state;
+                let replaced = std::mem::replace(&mut self.state, *state);
                 self.generation = generation;
                 self.checkpointed_at = self.state.applied().index;
                 self.checkpoint_in_flight = false;
                 self.published.publish(self.state.publish());
+                // Its index and its store take a while to let go of (hazard D12).
+                drop_aside(self.threads, replaced);
                 let _openraft_gone = done.send(());
             }
         }

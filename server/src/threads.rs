@@ -33,6 +33,20 @@ pub trait Worker<T>: Send + 'static {
     }
 }
 
+/// Drops something large without holding up the caller.
+pub fn drop_aside<T: Send + 'static>(threads: Threads, value: T) {
+    match threads {
+        Threads::Os => {
+            // Without a thread it is dropped here: late is better than never.
+            let dropped = std::thread::Builder::new().name("drop".to_owned());
+            if let Err(error) = dropped.spawn(move || drop(value)) {
+                tracing::debug!(%error, "no thread to drop a state on");
+            }
+        }
+        Threads::Simulated => drop(value),
+    }
+}
+
 /// Runs a worker until its queue closes, and what is queued by then is done.
 pub fn serve_queue<T: Send + 'static>(
     threads: Threads,

@@ -66,14 +66,16 @@ pub(crate) async fn follow_checkpoints(
     }
 }
 
-/// The entry up to which the log may go now.
+/// The entry up to which the log may go now: below the checkpoint before the last, and below what is kept for
+/// peers that were away, in entries and in bytes (hazards A5, A8).
 fn purge_upto(node: &Node, log: &RaftLog, retention: Retention) -> Option<Index> {
-    if log.bytes() <= retention.bytes {
-        return None;
-    }
     let previous = node.checkpoints.purgeable()?.index;
-    let kept = node.published.applied().0.saturating_sub(retention.entries);
-    let upto = previous.min(Index(kept));
+    let by_entries = node.published.applied().0.saturating_sub(retention.entries);
+    let by_bytes = match retention.bytes {
+        0 => previous,
+        bytes => log.beyond_newest(bytes),
+    };
+    let upto = previous.min(Index(by_entries)).min(by_bytes);
     (upto > Index(0)).then_some(upto)
 }
 
@@ -103,13 +105,31 @@ pub(crate) async fn become_ready(
     client_urls: Vec<String>,
     shutdown: Shutdown,
 ) {
-    let known = publish(Arc::clone(&node), name, client_urls);
+    let ready = async {
+        recovered(&node).await;
+        publish(Arc::clone(&node), name, client_urls).await;
+    };
     tokio::select! {
-        () = known => {}
+        () = ready => {}
         () = shutdown.begun() => return,
     }
     node.ready.send_replace(true);
     tracing::info!("ready to serve client requests");
+}
+
+/// Returns when this member has all that was acknowledged before it started, or after one election timeout
+/// without a leader that could tell (hazard B9): its own replay ends with what it knew to be committed.
+async fn recovered(node: &Node) {
+    let look = Duration::from_millis(node.limits.election_ms);
+    loop {
+        match tokio::time::timeout(look, node.barrier()).await {
+            Ok(Ok(_view)) => return,
+            Ok(Err(_)) | Err(_) if node.leader().is_none() => return,
+            // The leader is known, but slow, or far ahead.
+            Ok(Err(_)) => tokio::time::sleep(RETRY).await,
+            Err(_) => {}
+        }
+    }
 }
 
 /// Tells the cluster this member's name and addresses, until everybody knows (rule C2).

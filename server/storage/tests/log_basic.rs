@@ -156,6 +156,21 @@ fn a_purge_recycles_segments_and_old_frames_do_not_come_back() {
 }
 
 #[test]
+fn what_lies_beyond_the_newest_bytes_is_counted_in_segments() {
+    let disk = SimDisk::new();
+    let (log, mut flusher) = open(&disk, 2000);
+    append(&log, entries(1, 1..=40, 700));
+    drive(&mut flusher);
+    assert_eq!(log.beyond_newest(u64::MAX), Index(0), "nothing is older than all");
+    assert_eq!(log.beyond_newest(0), Index(40), "everything is older than nothing");
+    let kept = log.beyond_newest(2 * 8192);
+    assert!(kept > Index(0) && kept < Index(40 - 16), "{kept} leaves less than asked for");
+    log.purge(log_id(1, kept.0));
+    drive(&mut flusher);
+    assert!(log.bytes() >= 2 * 8192, "{} bytes are left", log.bytes());
+}
+
+#[test]
 fn a_purge_beyond_the_last_entry_empties_the_log() {
     let disk = SimDisk::new();
     let (log, mut flusher) = open(&disk, 2000);

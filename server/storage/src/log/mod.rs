@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use kvd_core::ids::LogId;
+use kvd_core::ids::{Index, LogId};
 
 use crate::fs::Disk;
 
@@ -237,6 +237,20 @@ impl RaftLog {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.shared.inner().segments.values().map(|segment| segment.end).sum()
+    }
+
+    /// The last index that does not lie among the newest so many bytes, counted in whole segments; zero if all
+    /// do. Indexes that were truncated may make it higher.
+    #[must_use]
+    pub fn beyond_newest(&self, bytes: u64) -> Index {
+        let inner = self.shared.inner();
+        let mut newer = 0;
+        let beyond = inner.segments.values().rev().skip_while(|segment| {
+            let among_newest = newer < bytes;
+            newer += segment.end;
+            among_newest
+        });
+        Index(beyond.map(|segment| segment.index_max).max().unwrap_or(0))
     }
 
     /// Refuses further work; the production thread flushes what is queued and ends.
