@@ -4,10 +4,12 @@
 //! - [`cluster`]: members as real processes, started, killed, paused and watched.
 //! - [`fault`]: what breaks members, and what proves that nothing was lost.
 //! - [`script`]: transcripts of the etcd API, replayed on kvd or on a real etcd.
+//! - [`sim`]: three members on one thread, where network, disks and time follow from a seed.
 //!
 //! `README.md` says how to run them.
 
 pub mod cluster;
 pub mod fault;
 pub mod script;
+pub mod sim;
 pub mod tools;

@@ -210,7 +210,7 @@ impl Runner {
     fn call(&mut self, mut arguments: Arguments) -> Output {
         let path = arguments.positional_text("path")?;
         arguments.finish()?;
-        let path = path.parse::<tonic::codegen::http::uri::PathAndQuery>()?;
+        let path = path.parse::<http::uri::PathAndQuery>()?;
         let mut client = tonic::client::Grpc::new(self.channel.clone());
         let answer = self.runtime.block_on(async move {
             client.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
