@@ -18,7 +18,7 @@ use kvd_core::state::{CompactProgress, State};
 use kvd_core::view::View;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::limits::{APPLY_SLICE_ENTRIES, CHECKPOINT_BYTES};
+use crate::limits::{APPLY_SLICE_ENTRIES, CHECKPOINT_BYTES, UNSEALED_BYTES_MAX};
 use crate::threads::{Threads, Worker, drop_aside, serve_queue};
 
 /// Work that may wait for the applier; openraft has one batch in flight, checkpoints and ticks are few.
@@ -137,6 +137,7 @@ impl Applier {
             send_checkpoint,
             generation: 0,
             checkpoint_in_flight: false,
+            held: None,
             compaction_blocked: false,
             void: false,
             fatal,
@@ -205,6 +206,9 @@ struct ApplyWorker {
     generation: u64,
     /// One checkpoint at a time: the next is cut when this one is durable.
     checkpoint_in_flight: bool,
+    /// openraft's batch that counts as applied once the checkpoint on its way is durable: until then no more
+    /// come. Its proposers have their answers.
+    held: Option<oneshot::Sender<Result<(), String>>>,
     /// A reader still uses what compaction would remove; tried again after the next work.
     compaction_blocked: bool,
     /// Applying or compacting failed: the state may hold half an entry, and nothing may come of it any more,
@@ -223,9 +227,14 @@ impl Worker<Work> for ApplyWorker {
         match work {
             Work::Entries(entries, done) => {
                 let result = self.apply(entries).map_err(|error| self.end(&error));
-                let _openraft_gone = done.send(result);
                 if !self.void && self.is_checkpoint_due() {
                     self.checkpoint();
+                }
+                let is_behind = self.state.unsealed_bytes() >= UNSEALED_BYTES_MAX;
+                if !self.void && self.checkpoint_in_flight && is_behind {
+                    self.held = Some(done);
+                } else {
+                    let _openraft_gone = done.send(result);
                 }
             }
             Work::Checkpoint(done) => {
@@ -234,6 +243,10 @@ impl Worker<Work> for ApplyWorker {
             Work::Durable(generation, meta) if generation == self.generation => {
                 self.state.checkpointed(&meta);
                 self.checkpoint_in_flight = false;
+                if self.held.is_some() {
+                    self.checkpoint();
+                }
+                self.go_on();
             }
             Work::Durable(..) => {}
             Work::Capture(done) => {
@@ -247,6 +260,7 @@ impl Worker<Work> for ApplyWorker {
                 self.published.publish(self.state.publish());
                 // Its index and its store take a while to let go of (hazard D12).
                 drop_aside(self.threads, replaced);
+                self.go_on();
                 let _openraft_gone = done.send(());
             }
         }
@@ -273,6 +287,13 @@ impl Worker<Work> for ApplyWorker {
 }
 
 impl ApplyWorker {
+    /// Takes more entries, if they were held off.
+    fn go_on(&mut self) {
+        if let Some(done) = self.held.take() {
+            let _openraft_gone = done.send(Ok(()));
+        }
+    }
+
     /// Stops the member; tells why.
     fn end(&mut self, error: &Fatal) -> String {
         self.void = true;

@@ -9,7 +9,7 @@ use kvd_core::checkpoint::Meta;
 use kvd_core::command::{ClusterVersion, Command, Publish};
 use kvd_core::ids::Index;
 use kvd_storage::log::RaftLog;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::Node;
 use crate::apply::Applier;
@@ -46,12 +46,21 @@ pub(crate) async fn follow_checkpoints(
     retention: Retention,
     mut durable: mpsc::Receiver<(u64, Meta)>,
 ) {
-    while let Some((generation, meta)) = durable.recv().await {
-        let told = async {
-            applier.durable(generation, meta.clone()).await?;
-            if !node.checkpoints.became_durable(generation, &meta) {
-                return Ok(());
+    // The applier may hold openraft off until it knows of a checkpoint, so telling it never waits for openraft.
+    let (newest, mut newer) = watch::channel(());
+    let marks = node.checkpoints.clone();
+    tokio::spawn(async move {
+        while let Some((generation, meta)) = durable.recv().await {
+            if applier.durable(generation, meta.clone()).await.is_err() {
+                return;
             }
+            if marks.became_durable(generation, &meta) {
+                newest.send_replace(());
+            }
+        }
+    });
+    while newer.changed().await.is_ok() {
+        let told = async {
             node.checkpoints.report();
             node.raft.report_checkpoint().await?;
             match purge_upto(&node, &log, retention) {
