@@ -207,9 +207,11 @@ impl Starting {
             .insist_on(Box::new(move |id| members.view().members().present.get(&id)?.incarnation));
         let last = self.last_checkpoint()?;
         let checkpoints = Checkpoints::new(last);
+        let noted =
+            upkeep::note_checkpoints(applier.clone(), checkpoints.clone(), checkpoints_durable);
         let raft = self.raft(&applier, &checkpoints, installer.with_lane(lane)).await?;
         let node = self.node(raft, applier, checkpoints);
-        self.run(&node, checkpoints_durable, is_new).await?;
+        self.run(&node, noted, is_new).await?;
         Ok(node)
     }
 
@@ -306,7 +308,7 @@ impl Starting {
     async fn run(
         &self,
         node: &Arc<Node>,
-        checkpoints_durable: mpsc::Receiver<(u64, Meta)>,
+        checkpoints_noted: watch::Receiver<()>,
         is_new: bool,
     ) -> Result<(), StartError> {
         node.raft.run();
@@ -319,10 +321,9 @@ impl Starting {
         let applier = node.applier.clone();
         tokio::spawn(upkeep::follow_checkpoints(
             Arc::clone(node),
-            applier.clone(),
             self.log.clone(),
             retention,
-            checkpoints_durable,
+            checkpoints_noted,
         ));
         tokio::spawn(upkeep::checkpoint_regularly(applier, shutdown.clone()));
         tokio::spawn(upkeep::follow_leadership(Arc::clone(node), shutdown.clone()));

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::Node;
 use crate::apply::Applier;
 use crate::limits::{CHECKPOINT_INTERVAL, LOG_RETAINED_BYTES};
+use crate::raft::Checkpoints;
 use crate::shutdown::Shutdown;
 
 /// Pause between two attempts to tell the cluster something.
@@ -37,18 +38,17 @@ impl Retention {
     }
 }
 
-/// Follows checkpoints as they become durable: the applier forgets what it kept for them, openraft learns of
-/// them, and the log below goes (hazard C1).
-pub(crate) async fn follow_checkpoints(
-    node: Arc<Node>,
+/// Starts to tell the applier of checkpoints as they become durable, so that it forgets what it kept for them;
+/// answers who tells of each.
+///
+/// The applier may hold openraft off until it knows of a checkpoint. So this never waits for openraft, and it
+/// runs before openraft does: that replays the log at its start, and a long one is checkpointed on the way.
+pub(crate) fn note_checkpoints(
     applier: Applier,
-    log: RaftLog,
-    retention: Retention,
+    marks: Checkpoints,
     mut durable: mpsc::Receiver<(u64, Meta)>,
-) {
-    // The applier may hold openraft off until it knows of a checkpoint, so telling it never waits for openraft.
-    let (newest, mut newer) = watch::channel(());
-    let marks = node.checkpoints.clone();
+) -> watch::Receiver<()> {
+    let (newest, newer) = watch::channel(());
     tokio::spawn(async move {
         while let Some((generation, meta)) = durable.recv().await {
             if applier.durable(generation, meta.clone()).await.is_err() {
@@ -59,6 +59,16 @@ pub(crate) async fn follow_checkpoints(
             }
         }
     });
+    newer
+}
+
+/// Follows noted checkpoints: openraft learns of them, and the log below goes (hazard C1).
+pub(crate) async fn follow_checkpoints(
+    node: Arc<Node>,
+    log: RaftLog,
+    retention: Retention,
+    mut newer: watch::Receiver<()>,
+) {
     while newer.changed().await.is_ok() {
         let told = async {
             node.checkpoints.report();
