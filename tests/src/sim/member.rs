@@ -42,6 +42,8 @@ pub struct Flags {
     pub heartbeat_ms: u64,
     /// Entries between checkpoints.
     pub snapshot_count: u64,
+    /// Milliseconds that a sync takes at most, while its disk is well.
+    pub sync_ms: u64,
 }
 
 /// One machine; clones name the same.
@@ -71,7 +73,7 @@ impl Machine {
             disk: SimDisk::new(),
             stores: MemStores::new(),
             rng: StdRng::seed_from_u64(seed),
-            sync_ms: 0,
+            sync_ms: flags.sync_ms,
             cut: Arc::default(),
             stopped: None,
             node: Weak::new(),
@@ -104,6 +106,11 @@ impl Machine {
     /// From now on, each sync takes up to so many milliseconds.
     pub fn set_sync_ms(&self, sync_ms: u64) {
         self.state().sync_ms = sync_ms;
+    }
+
+    /// The disk is well again.
+    pub fn heal_disk(&self) {
+        self.set_sync_ms(self.flags.sync_ms);
     }
 
     /// Cuts the power in the middle of the next sync: what is being synced may be kept or lost, sector by

@@ -119,7 +119,7 @@ impl Nemesis {
     /// Ends everything: links work, members run, disks are fast.
     pub fn heal(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         for machine in 0..self.machines.len() {
-            self.machines[machine].set_sync_ms(0);
+            self.machines[machine].heal_disk();
             if self.machines[machine].was_cut() {
                 self.crash(sim, machine, true, now_ms);
             }
@@ -182,7 +182,7 @@ impl Nemesis {
             }
             _ if self.rng.random_bool(0.4) => {
                 self.coverage.slow_disks += 1;
-                self.machines[machine].set_sync_ms(self.rng.random_range(5..400));
+                self.machines[machine].set_sync_ms(self.rng.random_range(20..400));
                 self.ends.push((until, End::FastDisk(machine)));
             }
             _ => self.cut_off_leader(sim, until),
@@ -237,7 +237,7 @@ impl Nemesis {
                 sim.repair(from, to);
             }
             End::Start(machine) => self.start(sim, machine),
-            End::FastDisk(machine) => self.machines[machine].set_sync_ms(0),
+            End::FastDisk(machine) => self.machines[machine].heal_disk(),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::member::{Flags, Machine, NAMES};
 use super::nemesis::{CLIENTS, Coverage, Nemesis};
 
 /// Simulated time in which things go wrong.
-const FAULTS_MS: u64 = 10_000;
+const FAULTS_MS: u64 = 8_000;
 
 /// Simulated time after which a healthy cluster must have converged.
 const CONVERGED_MS: u64 = 30_000;
@@ -61,7 +61,7 @@ pub fn run(seed: u64) -> Result<Report, String> {
         });
     }
     let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
-    let pause_ms = rng.random_range(20..120);
+    let pause_ms = rng.random_range(30..120);
     for name in CLIENTS {
         let wishes = Wishes { history: history.clone(), stop: Arc::clone(&stop), pause_ms };
         let seeds: [u64; 2] = rng.random();
@@ -89,6 +89,7 @@ fn draw_flags(rng: &mut StdRng) -> Flags {
         heartbeat_ms,
         election_ms: heartbeat_ms * rng.random_range(6..12),
         snapshot_count: rng.random_range(20..200),
+        sync_ms: rng.random_range(0..12),
     }
 }
 
