@@ -25,7 +25,7 @@ const TXNS_AT_ONCE: usize = 8;
 const GENERATIONS: u64 = 4;
 
 /// 4 GB under 512 MB with `KVD_LONG=1` (a release binary in `KVD_BINARY` makes it bearable), else
-/// 256 MB under 128 MB.
+/// 512 MB under 256 MB.
 #[test]
 fn four_times_the_memory() -> anyhow::Result<()> {
     if !has_means(TEST, &[]) {
@@ -37,7 +37,8 @@ fn four_times_the_memory() -> anyhow::Result<()> {
     }
     let is_long = number("KVD_LONG", 0) == 1;
     let (limit_bytes, data_bytes) =
-        if is_long { (512 * MIB, 4096 * MIB) } else { (128 * MIB, 256 * MIB) };
+        if is_long { (512 * MIB, 4096 * MIB) } else { (256 * MIB, 512 * MIB) };
+    let limit_bytes = number("KVD_MEMORY_MIB", limit_bytes / MIB) * MIB;
     let txns = data_bytes / (PUTS_PER_TXN * VALUE_BYTES as u64);
     let limit = MemoryLimit::new(limit_bytes)?;
     let flags = ["--quota-backend-bytes=17179869184".to_owned()];
