@@ -471,8 +471,11 @@ impl Flusher {
         let filled = filled.map(|done| full = done);
         let space = has_space(filled, |source| failed("fill", &path, source))?;
         if full && let Some(filling) = self.filling.take() {
+            // Its seq is taken now: a file recycled meanwhile is used before it, and recovery reads by seq.
+            let seq = self.next_seq;
             self.folder.rename(&path, seq)?;
-            self.spares.push_back(filling.into_spare());
+            self.next_seq += 1;
+            self.spares.push_back(filling.into_spare(seq));
         }
         Ok(space)
     }

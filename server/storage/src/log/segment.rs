@@ -57,7 +57,7 @@ pub(super) struct Spare {
 
 /// A new file that is being filled with zeros under a temporary name.
 pub(super) struct Filling {
-    /// The seq that its name will have.
+    /// The number of its temporary name.
     pub(super) seq: u64,
     file: Arc<dyn DiskFile>,
     filled: u64,
@@ -109,9 +109,9 @@ impl Filling {
         Ok(self.filled == self.file_bytes)
     }
 
-    /// The full file as a spare.
-    pub(super) fn into_spare(self) -> Spare {
-        Spare { seq: self.seq, file: self.file, file_bytes: self.file_bytes, former: None }
+    /// The full file as a spare of this name.
+    pub(super) fn into_spare(self, seq: u64) -> Spare {
+        Spare { seq, file: self.file, file_bytes: self.file_bytes, former: None }
     }
 }
 
