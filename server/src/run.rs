@@ -207,7 +207,7 @@ fn open_world(
         broken,
         space: space.1,
         room,
-        random: Arc::new(Mutex::new(|| rand::random::<u64>())),
+        random: Arc::new(Mutex::new(rand::random::<u64>)),
         fatal: fatal.clone(),
         shutdown: shutdown.clone(),
     };

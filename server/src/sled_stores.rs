@@ -26,6 +26,10 @@ struct Shared {
 
 impl SledStores {
     /// Opens the live store; creates the first one where there is none.
+    #[expect(
+        clippy::result_large_err,
+        reason = "happens once a start, and gives the directory back"
+    )]
     pub fn open(mut data_dir: DataDir) -> Result<Self, (DataDir, OpenError)> {
         let disk = Arc::clone(data_dir.disk());
         let opened = open_live(&mut data_dir, &disk);

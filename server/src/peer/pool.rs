@@ -36,6 +36,9 @@ pub(crate) enum Lane {
 /// Under which incarnation a member published itself, as far as this one knows.
 type Incarnations = Box<dyn Fn(MemberId) -> Option<Incarnation> + Send + Sync>;
 
+/// A connection with the addresses it was made for.
+type Connection = (Vec<String>, Channel);
+
 /// All connections of this member.
 #[derive(Clone)]
 pub(crate) struct Peers {
@@ -47,8 +50,8 @@ struct Inner {
     net: Arc<dyn Net>,
     /// Missing until this member's state is open.
     incarnations: OnceLock<Incarnations>,
-    /// Connections with the addresses they were made for.
-    channels: Mutex<BTreeMap<(MemberId, Lane), (Vec<String>, Channel)>>,
+    /// By member and purpose.
+    channels: Mutex<BTreeMap<(MemberId, Lane), Connection>>,
 }
 
 /// How a call to a peer failed.

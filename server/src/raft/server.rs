@@ -3,9 +3,12 @@
 use kvd_core::ids::{MemberId, Term};
 use kvd_proto::peer as wire_peer;
 use openraft::async_runtime::watch::WatchReceiver;
-use tonic::Status;
+use openraft::storage::Snapshot;
+use tonic::{Status, Streaming};
 
 use super::payload::Malformed;
+use super::snapshot::SnapshotData;
+use super::state_machine::snapshot_meta;
 use super::types::RaftVote;
 use super::{Leadership, Raft, wire};
 
@@ -56,6 +59,37 @@ impl Raft {
             Err(error) => error.to_string(),
         };
         Ok(wire_peer::TransferLeaderReply { refused })
+    }
+
+    /// From where an increment could be added to this member's state.
+    pub(crate) fn serve_snapshot_base(&self) -> wire_peer::SnapshotBaseReply {
+        let base = self.installer.base(&self.applier.published().view());
+        wire_peer::SnapshotBaseReply { revision: base.0 }
+    }
+
+    /// Receives a snapshot from the leader and has it installed.
+    pub(crate) async fn serve_snapshot(
+        &self,
+        mut stream: Streaming<wire_peer::SnapshotChunk>,
+    ) -> Result<wire_peer::InstallSnapshotReply, Status> {
+        let first = stream.message().await?.ok_or_else(|| Status::invalid_argument("no chunk"))?;
+        let vote =
+            wire::from_ballot(first.vote).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let rest = futures_util::StreamExt::map(stream, |chunk| {
+            chunk.map(|chunk| chunk.data).map_err(|status| status.to_string())
+        });
+        let chunks =
+            futures_util::StreamExt::chain(futures_util::stream::iter([Ok(first.data)]), rest);
+        let own = self.applier.published().view();
+        let received =
+            self.installer.receive(Box::pin(chunks), Some(own)).await.map_err(Status::data_loss)?;
+        let snapshot = Snapshot {
+            meta: snapshot_meta(&received.meta).map_err(|e| Status::data_loss(e.to_string()))?,
+            snapshot: SnapshotData::Received(Box::new(received)),
+        };
+        let response = self.inner.install_full_snapshot(vote, snapshot).await;
+        let response = response.map_err(|fatal| Status::unavailable(fatal.to_string()))?;
+        Ok(wire_peer::InstallSnapshotReply { vote: Some(wire::to_ballot(&response.vote)) })
     }
 
     /// Remembers that a leader was heard.

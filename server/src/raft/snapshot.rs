@@ -22,16 +22,14 @@ use kvd_proto::peer as wire_peer;
 use kvd_proto::peer::peer_client::PeerClient;
 use kvd_storage::log::RaftLog;
 use openraft::alias::SnapshotOf;
-use openraft::storage::Snapshot;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
 
 use super::checkpoints::Checkpoints;
-use super::state_machine::snapshot_meta;
 use super::types::{RaftVote, TypeConfig};
-use super::{Raft, wire};
+use super::wire;
 use crate::apply::Applier;
 use crate::checkpoint_lane::CheckpointLane;
 use crate::limits::SNAPSHOT_PIECE_BYTES;
@@ -47,13 +45,13 @@ pub(crate) enum SnapshotData {
     /// This member's own state.
     Live(Box<Capture>),
     /// Another's, received, verified and durable.
-    Received(Received),
+    Received(Box<Received>),
 }
 
 /// A received state, ready to be swapped in.
 pub(crate) struct Received {
     state: State,
-    meta: Meta,
+    pub(super) meta: Meta,
     store: Box<dyn FinishedStore>,
 }
 
@@ -245,7 +243,7 @@ impl Installer {
         snapshot: SnapshotData,
     ) -> Result<LogId, io::Error> {
         let received = match snapshot {
-            SnapshotData::Received(received) => received,
+            SnapshotData::Received(received) => *received,
             SnapshotData::Live(capture) => self.copy(*capture).await.map_err(io::Error::other)?,
         };
         self.log_is_durable().await?;
@@ -374,37 +372,4 @@ fn copy_blocks(
         count += 1;
     }
     Ok(count)
-}
-
-impl Raft {
-    /// From where an increment could be added to this member's state.
-    pub(crate) fn serve_snapshot_base(&self) -> wire_peer::SnapshotBaseReply {
-        let base = self.installer.base(&self.applier.published().view());
-        wire_peer::SnapshotBaseReply { revision: base.0 }
-    }
-
-    /// Receives a snapshot from the leader and has it installed.
-    pub(crate) async fn serve_snapshot(
-        &self,
-        mut stream: Streaming<wire_peer::SnapshotChunk>,
-    ) -> Result<wire_peer::InstallSnapshotReply, Status> {
-        let first = stream.message().await?.ok_or_else(|| Status::invalid_argument("no chunk"))?;
-        let vote =
-            wire::from_ballot(first.vote).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let rest = futures_util::StreamExt::map(stream, |chunk| {
-            chunk.map(|chunk| chunk.data).map_err(|status| status.to_string())
-        });
-        let chunks =
-            futures_util::StreamExt::chain(futures_util::stream::iter([Ok(first.data)]), rest);
-        let own = self.applier.published().view();
-        let received =
-            self.installer.receive(Box::pin(chunks), Some(own)).await.map_err(Status::data_loss)?;
-        let snapshot = Snapshot {
-            meta: snapshot_meta(&received.meta).map_err(|e| Status::data_loss(e.to_string()))?,
-            snapshot: SnapshotData::Received(received),
-        };
-        let response = self.inner.install_full_snapshot(vote, snapshot).await;
-        let response = response.map_err(|fatal| Status::unavailable(fatal.to_string()))?;
-        Ok(wire_peer::InstallSnapshotReply { vote: Some(wire::to_ballot(&response.vote)) })
-    }
 }
