@@ -7,6 +7,10 @@ use std::process::ExitCode;
 use kvd::config::{self, Config, Invocation};
 use kvd::shutdown::Shutdown;
 
+/// Gives memory back that the C library's heap would keep between long-lived keys.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // What is not UTF-8 can be no flag; the refusal shows it.
     let text = |given: OsString| given.to_string_lossy().into_owned();

@@ -48,6 +48,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "kvd-core",
             "kvd-proto",
             "kvd-storage",
+            "mimalloc",
             "openraft",
             "prometheus-client",
             "prost",
