@@ -456,14 +456,11 @@ mod tests {
     }
 
     /// The demo speaks etcd's flags and services only, so it must hold on a real etcd too:
-    /// `KVD_ETCD=/usr/bin/etcd cargo test -p kvd demo`.
+    /// `KVD_ETCD=/usr/bin cargo test -p kvd demo`.
     #[tokio::test]
     async fn the_demo_holds_on_a_real_etcd() {
-        let Some(program) = std::env::var_os("KVD_ETCD") else {
-            eprintln!("skipped: KVD_ETCD does not name an etcd");
-            return;
-        };
-        let shown = Box::pin(show(Path::new(&program))).await;
+        let Some(program) = local_cluster::real_etcd() else { return };
+        let shown = Box::pin(show(&program)).await;
         assert_eq!(shown, Ok(()));
     }
 

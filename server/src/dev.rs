@@ -208,17 +208,14 @@ mod tests {
         assert!(done.is_err_and(|error| error.starts_with("member a ended")));
     }
 
-    /// `KVD_ETCD=/usr/bin/etcd cargo test -p kvd dev`.
+    /// `KVD_ETCD=/usr/bin cargo test -p kvd dev`.
     #[tokio::test]
     async fn a_cluster_of_a_real_etcd_is_found_again_in_its_folder() {
-        let Some(program) = std::env::var_os("KVD_ETCD") else {
-            eprintln!("skipped: KVD_ETCD does not name an etcd");
-            return;
-        };
+        let Some(program) = local_cluster::real_etcd() else { return };
         let folder = Folder::temporary("dev-test").unwrap();
         let start = || {
             let folder = Folder::lasting(folder.path()).unwrap();
-            LocalCluster::start(Path::new(&program), 3, folder, Logs::Keep).unwrap()
+            LocalCluster::start(&program, 3, folder, Logs::Keep).unwrap()
         };
         let mut cluster = start();
         cluster.wait_for(2).await.unwrap();

@@ -52,7 +52,7 @@ pub const CHECKPOINT_BYTES: u64 = 16 << 20;
 
 /// Bytes of changes that no durable checkpoint holds, at which applying waits for the one on its way: a
 /// disk that is slower than the clients must not fill the memory.
-pub const UNSEALED_BYTES_MAX: u64 = 3 * CHECKPOINT_BYTES;
+pub const UNSEALED_BYTES_MAX: u64 = 2 * CHECKPOINT_BYTES;
 
 /// A changed state is checkpointed at least this often (hazard F9).
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);

@@ -99,6 +99,18 @@ pub(crate) fn stop_when_stdin_closes(shutdown: Shutdown) -> io::Result<()> {
     Ok(())
 }
 
+/// The real etcd in the folder that `KVD_ETCD` names. Without one the test that asks is skipped, which fails where
+/// nothing may be skipped.
+#[cfg(test)]
+pub(crate) fn real_etcd() -> Option<PathBuf> {
+    let found = std::env::var_os("KVD_ETCD").map(|folder| PathBuf::from(folder).join("etcd"));
+    if found.is_none() {
+        assert!(std::env::var_os("KVD_REQUIRE_ALL").is_none(), "KVD_ETCD names no etcd");
+        eprintln!("SKIPPED: KVD_ETCD names no etcd");
+    }
+    found
+}
+
 /// Where the members' log lines go, beside the tails that are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Logs {

@@ -109,6 +109,9 @@ impl SledStore {
             let (key, value) = item.map_err(failed)?;
             let chunk = key.last_chunk::<4>().map_or(0, |chunk| u32::from_be_bytes(*chunk));
             assembly.push(&key, chunk, &value).map_err(StoreError::Corrupt)?;
+            if empty {
+                verify::tell_cache(&self.tree, &key)?;
+            }
             empty = false;
         }
         match assembly.finish() {

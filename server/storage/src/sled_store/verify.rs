@@ -175,8 +175,8 @@ type Each<'a> =
 /// record that is garbage.
 fn each_record(tree: &sled::Db, kind: u8, each: Each<'_>) -> Result<(), StoreError> {
     let mut current: Option<(Name, Vec<u8>, Result<Assembly, StoreError>)> = None;
-    for item in tree.scan_prefix([kind]) {
-        let (key, value) = item.map_err(failed)?;
+    for item in in_pages(tree, kind) {
+        let (key, value) = item?;
         let Some((name, chunk)) = Name::parse(&key) else {
             return Err(StoreError::Corrupt(format!("unknown key {}", items::hex(&key))));
         };
@@ -198,4 +198,36 @@ fn each_record(tree: &sled::Db, kind: u8, each: Each<'_>) -> Result<(), StoreErr
         Some((name, bytes, assembly)) => each(name, &bytes, assembly),
         None => Ok(()),
     }
+}
+
+/// Items read before the cache is told: about what one page of sled holds.
+const PAGE_ITEMS: usize = 16;
+
+/// All items of one kind in order; what was read leaves the cache again.
+fn in_pages(
+    tree: &sled::Db,
+    kind: u8,
+) -> impl Iterator<Item = Result<(sled::IVec, sled::IVec), StoreError>> + '_ {
+    let mut items = 0;
+    tree.scan_prefix([kind]).map(move |item| {
+        let (key, value) = item.map_err(failed)?;
+        items += 1;
+        if items % PAGE_ITEMS == 0 {
+            tell_cache(tree, &key)?;
+        }
+        Ok((key, value))
+    })
+}
+
+/// Accesses that a page is told with.
+const ACCESSES: usize = 24;
+
+/// Lets the cache know of the page that holds a key. sled evicts when a shard of its cache has gathered 64
+/// accesses, and reading a page is one: without more, 256 shards keep up to 16,384 pages of about 100 KB each,
+/// whatever the cache's size (measured: 500 MB after a scan of 500 MB; 0 with this).
+pub(super) fn tell_cache(tree: &sled::Db, key: &[u8]) -> Result<(), StoreError> {
+    for _ in 0..ACCESSES {
+        tree.get(key).map_err(failed)?;
+    }
+    Ok(())
 }
