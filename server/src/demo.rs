@@ -459,7 +459,7 @@ mod tests {
     /// `KVD_ETCD=/usr/bin cargo test -p kvd demo`.
     #[tokio::test]
     async fn the_demo_holds_on_a_real_etcd() {
-        let Some(program) = local_cluster::real_etcd() else { return };
+        let Some(program) = crate::local_cluster::real_etcd() else { return };
         let shown = Box::pin(show(&program)).await;
         assert_eq!(shown, Ok(()));
     }

@@ -211,7 +211,7 @@ mod tests {
     /// `KVD_ETCD=/usr/bin cargo test -p kvd dev`.
     #[tokio::test]
     async fn a_cluster_of_a_real_etcd_is_found_again_in_its_folder() {
-        let Some(program) = local_cluster::real_etcd() else { return };
+        let Some(program) = crate::local_cluster::real_etcd() else { return };
         let folder = Folder::temporary("dev-test").unwrap();
         let start = || {
             let folder = Folder::lasting(folder.path()).unwrap();
