@@ -30,9 +30,10 @@ fn kvbench(folder: &Path, arguments: &[&str]) -> Output {
 }
 
 fn etcd() -> Option<String> {
-    let path = std::env::var("KVD_ETCD").ok();
+    let path = std::env::var("KVD_ETCD").map(|folder| format!("{folder}/etcd")).ok();
     if path.is_none() {
-        eprintln!("skipped: KVD_ETCD does not name an etcd");
+        assert!(std::env::var_os("KVD_REQUIRE_ALL").is_none(), "KVD_ETCD names no etcd");
+        eprintln!("SKIPPED: KVD_ETCD names no etcd");
     }
     path
 }
