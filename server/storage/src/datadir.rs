@@ -11,13 +11,15 @@
 //! It promises that FORMAT and CURRENT are replaced as a whole and durably, and that a directory that is not
 //! ours, damaged or newer is refused with one clear line. It does not know what is in the log or in a state.
 
+mod texts;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crc32c::crc32c;
 use kvd_core::ids::{ClusterId, Incarnation, MemberId};
 
+use self::texts::{Flaw, current_text, format_text, parse_current, parse_format};
 use crate::fs::{Disk, DiskFile, OpenMode};
 use crate::sled_store;
 
@@ -29,9 +31,6 @@ const WAL: &str = "member/wal";
 
 /// The newest format of a data directory that this program reads, and the one it writes.
 pub const FORMAT_VERSION: u32 = 1;
-
-/// The hash function of the state hashes (hazard F22).
-const HASH: &str = "xxh3-64";
 
 /// FORMAT and CURRENT are short; anything longer is not ours.
 const TEXT_BYTES_MAX: u64 = 4096;
@@ -358,12 +357,6 @@ impl DataDir {
     }
 }
 
-/// What is wrong with a text file.
-enum Flaw {
-    Newer(u32),
-    Damaged(String),
-}
-
 /// Reads a file; `None` where it is too long to be one of ours.
 fn read_all(file: &dyn DiskFile) -> io::Result<Option<Vec<u8>>> {
     let len = file.len()?;
@@ -387,61 +380,6 @@ fn io_error(root: &Path, error: io::Error) -> DataDirError {
         }
         _ => DataDirError::Io { root, error },
     }
-}
-
-fn with_crc(body: String) -> String {
-    let crc = crc32c(body.as_bytes());
-    format!("{body}crc {crc:08x}\n")
-}
-
-/// The text before a right checksum; every version of a file ends in one.
-fn without_crc(text: &str) -> Option<&str> {
-    let at = text.rfind("crc ")?;
-    let body = text.get(..at)?;
-    (with_crc(body.to_owned()) == text).then_some(body)
-}
-
-fn format_text(identity: &Identity) -> String {
-    let Identity { cluster, member, incarnation } = identity;
-    with_crc(format!(
-        "kvd data directory\nformat {FORMAT_VERSION}\ncluster {cluster}\nmember {member}\n\
-         incarnation {incarnation}\nhash {HASH}\n"
-    ))
-}
-
-fn parse_format(text: &str) -> Result<Identity, Flaw> {
-    let damaged = |what: &str| Flaw::Damaged(format!("FORMAT {what}"));
-    let body = without_crc(text).ok_or_else(|| damaged("has a wrong checksum"))?;
-    let mut lines = body.lines();
-    if lines.next() != Some("kvd data directory") {
-        return Err(damaged("is not that of a kvd data directory"));
-    }
-    let mut field = |name: &str| {
-        let line = lines.next().and_then(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.ok_or_else(|| damaged(&format!("lacks {name}")))
-    };
-    let version = field("format")?.parse().map_err(|_| damaged("has no version"))?;
-    if version > FORMAT_VERSION {
-        return Err(Flaw::Newer(version));
-    }
-    let hex = |text: &str| u64::from_str_radix(text, 16).map_err(|_| damaged("has a bad id"));
-    let identity = Identity {
-        cluster: ClusterId(hex(field("cluster")?)?),
-        member: MemberId(hex(field("member")?)?),
-        incarnation: Incarnation(hex(field("incarnation")?)?),
-    };
-    if field("hash")? != HASH {
-        return Err(damaged("names an unknown hash function"));
-    }
-    Ok(identity)
-}
-
-fn current_text(number: u64) -> String {
-    with_crc(format!("state-{number}\n"))
-}
-
-fn parse_current(text: &str) -> Option<u64> {
-    without_crc(text)?.strip_prefix("state-")?.strip_suffix('\n')?.parse().ok()
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kvd_core::ids::LogId;
@@ -19,10 +18,6 @@ use super::record::{Record, SegmentHead};
 use super::segment::{Filling, Folder, Segment, Spare, failed, fill};
 use super::{Failure, LogError, LogState, OnDurable, Options, Shared, Work};
 use crate::fs::{DiskFile, OpenMode};
-
-/// How long the production thread waits for work before it writes a committed position that nothing carried
-/// (hazard B9), and before it tries again on a full disk.
-const IDLE: Duration = Duration::from_millis(100);
 
 /// Bytes of frames at most, whatever the options say: lengths are 32 bits.
 const FRAME_BYTES_LIMIT: usize = 1 << 30;
@@ -532,28 +527,5 @@ fn has_space(
             Ok(false)
         }
         Err(error) => Err(describe(error)),
-    }
-}
-
-/// Runs the flusher on a thread of its own until the log is closed. `on_fatal` is told why it ended otherwise.
-pub fn spawn(
-    flusher: Flusher,
-    on_fatal: impl FnOnce(LogError) + Send + 'static,
-) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name("log-flusher".to_owned()).spawn(move || {
-        if let Err(error) = run(flusher) {
-            on_fatal(error);
-        }
-    })
-}
-
-fn run(mut flusher: Flusher) -> Result<(), LogError> {
-    loop {
-        if flusher.shared.inner().closing {
-            return flusher.close();
-        }
-        if flusher.step()? == Step::Idle && !flusher.wait(IDLE) {
-            flusher.step_after_idle()?;
-        }
     }
 }

@@ -21,6 +21,7 @@ mod read;
 mod record;
 mod recovery;
 mod segment;
+mod thread;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -32,9 +33,10 @@ use kvd_core::ids::{Index, LogId};
 
 use crate::fs::Disk;
 
-pub use flusher::{Flusher, Step, spawn};
+pub use flusher::{Flusher, Step};
 use picture::Picture;
 use segment::{Folder, Segment};
+pub use thread::spawn;
 
 /// Bytes of a vote at most, so that a segment's head fits into one sector.
 pub const VOTE_BYTES_MAX: usize = 256;
