@@ -384,6 +384,7 @@ fn io_error(root: &Path, error: io::Error) -> DataDirError {
 
 #[cfg(test)]
 mod tests {
+    use super::texts::with_crc;
     use super::*;
 
     const IDENTITY: Identity = Identity {

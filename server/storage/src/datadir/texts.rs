@@ -14,7 +14,7 @@ pub(super) enum Flaw {
     Damaged(String),
 }
 
-fn with_crc(body: String) -> String {
+pub(super) fn with_crc(body: String) -> String {
     let crc = crc32c(body.as_bytes());
     format!("{body}crc {crc:08x}\n")
 }
