@@ -15,7 +15,6 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("server/core/src/state.rs", 427),
     ("server/core/tests/script.rs", 401),
     ("server/src/demo.rs", 425),
-    ("server/storage/src/datadir.rs", 426),
     ("server/storage/src/fs/sim.rs", 597),
     ("server/storage/src/log/flusher.rs", 531),
     ("server/storage/src/log/recovery.rs", 415),
