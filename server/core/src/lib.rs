@@ -29,3 +29,4 @@ pub mod snapshot;
 pub mod state;
 pub mod tables;
 pub mod view;
+pub mod watch;

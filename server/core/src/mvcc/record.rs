@@ -74,17 +74,33 @@ impl Record {
 const KEY_ROWS: u64 = 0;
 
 fn encode(kv: &KeyValue) -> Bytes {
-    let numbers = 4 * 11;
-    let lengths = varint_len(kv.key.len() as u64) + varint_len(kv.value.len() as u64) + 2;
-    let mut bytes = Vec::with_capacity(numbers + lengths + kv.key.len() + kv.value.len());
-    put_bytes(&mut bytes, KEY, &kv.key);
-    put_number(&mut bytes, CREATE, kv.create_revision.0);
-    put_number(&mut bytes, MOD, kv.mod_revision.0);
-    put_number(&mut bytes, VERSION, kv.version);
-    put_bytes(&mut bytes, VALUE, &kv.value);
-    put_number(&mut bytes, LEASE, kv.lease.0);
-    bytes.shrink_to_fit();
+    let mut bytes = Vec::with_capacity(wire_len(kv));
+    write_wire(&mut bytes, kv);
     Bytes::from(bytes)
+}
+
+/// Appends a key's wire form.
+pub(crate) fn write_wire(bytes: &mut Vec<u8>, kv: &KeyValue) {
+    put_bytes(bytes, KEY, &kv.key);
+    put_number(bytes, CREATE, kv.create_revision.0);
+    put_number(bytes, MOD, kv.mod_revision.0);
+    put_number(bytes, VERSION, kv.version);
+    put_bytes(bytes, VALUE, &kv.value);
+    put_number(bytes, LEASE, kv.lease.0);
+}
+
+/// Bytes of a key's wire form.
+pub(crate) fn wire_len(kv: &KeyValue) -> usize {
+    let bytes = |value: &Bytes| match value.len() {
+        0 => 0,
+        len => 1 + varint_len(len as u64) + len,
+    };
+    let number = |value: i64| match value {
+        0 => 0,
+        value => 1 + varint_len(value.cast_unsigned()),
+    };
+    let numbers = [kv.create_revision.0, kv.mod_revision.0, kv.version, kv.lease.0];
+    bytes(&kv.key) + bytes(&kv.value) + numbers.into_iter().map(number).sum::<usize>()
 }
 
 fn put_bytes(buffer: &mut Vec<u8>, tag: u8, value: &[u8]) {
@@ -146,6 +162,7 @@ mod tests {
             lease: LeaseId(-1),
         };
         let record = Record::put(change, &kv);
+        assert_eq!(record.bytes.len(), wire_len(&kv));
         assert_eq!(hex(&record.bytes), "0a03666f6f100218ac0220012a0362617230ffffffffffffffffff01");
         assert_eq!(record.key_value(), Ok(kv));
         let tombstone = Record::tombstone(change, b"foo");
