@@ -1,15 +1,16 @@
 //! The applier: the only writer of the state.
 //!
 //! It takes slices of committed entries, applies each, makes the result visible, then answers. Order is a
-//! promise: state changed, View visible, answer given; so whoever has the answer can read it on this member.
-//! It never waits for a reader, a client or a watcher (hazard B1). Between slices it does bounded steps of
-//! physical compaction and hands checkpoints to the checkpointer.
+//! promise: state changed, View visible, watchers told, answer given; so whoever has the answer can read it on
+//! this member. It never waits for a reader, a client or a watcher (hazard B1). Between slices it does bounded
+//! steps of physical compaction and hands checkpoints to the checkpointer.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvd_core::checkpoint::{Checkpoint, Meta};
 use kvd_core::command::Entry;
+use kvd_core::event::Event;
 use kvd_core::ids::Index;
 use kvd_core::limits::COMPACT_STEP_KEYS;
 use kvd_core::outcome::{Applied, Fatal};
@@ -18,6 +19,7 @@ use kvd_core::state::{CompactProgress, State};
 use kvd_core::view::View;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::feed::{Changes, Feed};
 use crate::limits::{APPLY_SLICE_ENTRIES, CHECKPOINT_BYTES, UNSEALED_BYTES_MAX};
 use crate::threads::{Threads, Worker, drop_aside, serve_queue};
 
@@ -110,6 +112,7 @@ impl Published {
 pub(crate) struct Applier {
     queue: mpsc::Sender<Work>,
     published: Published,
+    feed: Feed,
 }
 
 /// Where the applier sends what must become durable, with the generation of the state: a state that was
@@ -128,12 +131,14 @@ impl Applier {
     ) -> std::io::Result<Self> {
         let published = Published::new(state.publish());
         let (queue, work) = mpsc::channel(QUEUE);
+        let feed = Feed::default();
         let worker = ApplyWorker {
             threads,
             entries_max,
             checkpointed_at: state.applied().index,
             state,
             published: published.clone(),
+            feed: feed.clone(),
             send_checkpoint,
             generation: 0,
             checkpoint_in_flight: false,
@@ -143,7 +148,12 @@ impl Applier {
             fatal,
         };
         serve_queue(threads, "apply", work, worker)?;
-        Ok(Self { queue, published })
+        Ok(Self { queue, published, feed })
+    }
+
+    /// What is applied from now on, for watchers.
+    pub(crate) fn feed(&self) -> &Feed {
+        &self.feed
     }
 
     /// What everybody may see.
@@ -201,6 +211,7 @@ struct ApplyWorker {
     checkpointed_at: Index,
     state: State,
     published: Published,
+    feed: Feed,
     send_checkpoint: SendCheckpoint,
     /// Which state this is; the first is zero.
     generation: u64,
@@ -258,6 +269,7 @@ impl Worker<Work> for ApplyWorker {
                 self.checkpointed_at = self.state.applied().index;
                 self.checkpoint_in_flight = false;
                 self.published.publish(self.state.publish());
+                self.feed.push(self.state.view().revision(), None);
                 // Its index and its store take a while to let go of (hazard D12).
                 drop_aside(self.threads, replaced);
                 self.go_on();
@@ -306,16 +318,33 @@ impl ApplyWorker {
         let mut entries = entries.drain(..).peekable();
         let mut answers = Vec::with_capacity(APPLY_SLICE_ENTRIES);
         while entries.peek().is_some() {
+            let mut revisions = Vec::new();
             for (entry, reply) in entries.by_ref().take(APPLY_SLICE_ENTRIES) {
-                let applied = self.state.apply(&entry, reply.is_some())?;
+                let mut applied = self.state.apply(&entry, reply.is_some())?;
+                let events = std::mem::take(&mut applied.events);
+                if !events.is_empty() {
+                    revisions.push(events);
+                }
                 answers.extend(reply.map(|reply| (reply, applied)));
             }
-            self.published.publish(self.state.publish());
+            self.publish(revisions);
             for (reply, applied) in answers.drain(..) {
                 reply(applied);
             }
         }
         Ok(())
+    }
+
+    /// Makes a slice visible, then tells the watchers of it.
+    fn publish(&mut self, revisions: Vec<Vec<Event>>) {
+        let before = self.state.view();
+        let view = self.state.publish();
+        let revision = view.revision();
+        self.published.publish(view);
+        if !revisions.is_empty() {
+            let changes = self.feed.is_watched().then(|| Changes::new(revisions, before));
+            self.feed.push(revision, changes);
+        }
     }
 
     fn is_checkpoint_due(&self) -> bool {

@@ -28,6 +28,7 @@ use crate::node::peer_side::PeerSide;
 use crate::node::propose::Proposer;
 use crate::node::reads::{Addresses, ReadRounds};
 use crate::node::upkeep::{self, Retention};
+use crate::node::watch::Watches;
 use crate::node::{Node, NodeLimits};
 use crate::peer::identity::Identity;
 use crate::peer::pool::Peers;
@@ -285,6 +286,12 @@ impl Starting {
         });
         self.peer_side.runs(raft.clone(), Arc::clone(&proposer));
         let stores = Arc::clone(&self.world.stores);
+        let watches = Watches::new(
+            applier.feed().clone(),
+            applier.published().clone(),
+            self.readers.clone(),
+            self.world.fatal.clone(),
+        );
         Arc::new(Node {
             own: self.own,
             limits: self.config.limits.clone(),
@@ -301,6 +308,7 @@ impl Starting {
             ready: watch::Sender::new(false),
             leader_changes: AtomicU64::new(0),
             fatal: self.world.fatal.clone(),
+            watches: Arc::new(watches),
         })
     }
 

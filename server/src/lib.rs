@@ -10,6 +10,7 @@ pub mod config;
 pub mod demo;
 pub mod dev;
 pub mod fatal;
+mod feed;
 pub mod http;
 pub mod limits;
 pub mod listen;

@@ -70,3 +70,37 @@ pub const LOG_RETAINED_BYTES: u64 = 64 << 20;
 
 /// Bytes of one piece of a snapshot's stream.
 pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
+
+/// Bytes of applied events that wait for the hub; beyond it watchers read from history (hazard D2).
+pub(crate) const FEED_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of responses that wait in one watch stream; beyond it its watchers read from history later, at the
+/// pace of their client.
+pub(crate) const WATCH_STREAM_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of responses that wait in all watch streams together, before each is held to its minimum.
+pub(crate) const WATCH_BYTES_MAX: usize = 256 << 20;
+
+/// Bytes that may wait in a watch stream however much waits in the others.
+pub(crate) const WATCH_STREAM_BYTES_MIN: usize = 16 << 10;
+
+/// Answers to a watch stream's requests that wait for its client; the next request waits with it.
+pub(crate) const WATCH_ANSWERS_MAX: usize = 128;
+
+/// Watchers on one stream at most.
+pub(crate) const WATCHERS_PER_STREAM_MAX: usize = 100_000;
+
+/// Watchers that one scan of history serves (rule W16).
+pub(crate) const CATCH_UP_WATCHERS: usize = 512;
+
+/// Revisions in one response to a watcher that catches up (rule W16).
+pub(crate) const CATCH_UP_REVISIONS: usize = 1000;
+
+/// Changes that one scan of history visits, before it lets others read.
+pub(crate) const CATCH_UP_CHANGES: usize = 8192;
+
+/// Bytes of events that one scan of history gathers, unless one revision has more.
+pub(crate) const CATCH_UP_BYTES: usize = 4 << 20;
+
+/// Deliveries to watchers after which others get their turn (hazard F25).
+pub(crate) const DELIVERIES_PER_TURN: usize = 1000;

@@ -280,6 +280,7 @@ fn member_config(config: &Config, identity: Identity) -> MemberConfig {
             quota_bytes: config.quota_bytes,
             election_ms: config.election_ms,
             heartbeat_ms: config.heartbeat_ms,
+            watch_progress_interval: config.watch_progress_interval,
         },
         snapshot_count: config.snapshot_count,
         snapshot_catchup_entries: config.snapshot_catchup_entries,

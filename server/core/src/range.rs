@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 /// A set of keys in byte order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum KeyRange {
     /// Exactly one key.
     Key(Bytes),

@@ -75,6 +75,8 @@ pub struct Config {
     pub keepalive_interval: Option<Duration>,
     /// Time that such a connection has to answer.
     pub keepalive_timeout: Duration,
+    /// Pause between two notes of progress on a quiet watch.
+    pub watch_progress_interval: Duration,
     /// What is logged, and how.
     pub log: LogConfig,
     /// What was given and has no effect; logged once logging works.

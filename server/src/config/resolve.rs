@@ -43,6 +43,7 @@ pub(crate) fn config(given: &Given, mut warnings: Vec<Warning>) -> Result<Config
         keepalive_interval: Some(duration(given, "grpc-keepalive-interval")?)
             .filter(|interval| !interval.is_zero()),
         keepalive_timeout: duration(given, "grpc-keepalive-timeout")?,
+        watch_progress_interval: watch_progress_interval(given)?,
         log: log(given)?,
         initial_advertise_peer_urls,
         name,
@@ -253,6 +254,19 @@ fn number<T: std::str::FromStr>(given: &Given, name: &str) -> Result<T, ConfigEr
     text.parse().map_err(|_out_of_range| {
         ConfigError::Usage(format!("invalid value {text:?} for flag -{name}: value out of range"))
     })
+}
+
+/// Rules F15 and W21.
+fn watch_progress_interval(given: &Given) -> Result<Duration, ConfigError> {
+    let least = Duration::from_millis(100);
+    let names = ["watch-progress-notify-interval", "experimental-watch-progress-notify-interval"];
+    for name in names {
+        let interval = duration(given, name)?;
+        if !interval.is_zero() {
+            return Ok(interval.max(least));
+        }
+    }
+    Ok(Duration::from_secs(600))
 }
 
 fn duration(given: &Given, name: &str) -> Result<Duration, ConfigError> {

@@ -116,6 +116,18 @@ pub(crate) const SERVED: &[Flag] = &[
         "20s",
         "Time after which a connection that does not answer is closed.",
     ),
+    served(
+        "watch-progress-notify-interval",
+        Kind::Duration,
+        "0s",
+        "Pause between two notes of progress on a quiet watch; 0 for ten minutes, at least 100ms.",
+    ),
+    served(
+        "experimental-watch-progress-notify-interval",
+        Kind::Duration,
+        "0s",
+        "The older name of `--watch-progress-notify-interval`.",
+    ),
     served("logger", Kind::Text, "zap", "Only `zap`: structured lines."),
     served(
         "log-level",

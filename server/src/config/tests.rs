@@ -197,4 +197,9 @@ fn numbers_keep_to_their_range() {
     usage_error("--snapshot-count -1");
     assert!(invalid("--max-learners 0").contains("greater than 0"));
     assert_eq!(config("--grpc-keepalive-interval 0s").keepalive_interval, None);
+    let interval = |flags: &str| config(flags).watch_progress_interval.as_millis();
+    assert_eq!(interval(""), 600_000);
+    assert_eq!(interval("--watch-progress-notify-interval=5s"), 5000);
+    assert_eq!(interval("--experimental-watch-progress-notify-interval=7s"), 7000);
+    assert_eq!(interval("--watch-progress-notify-interval=1ms"), 100, "the least");
 }

@@ -103,7 +103,6 @@ pub(crate) const UNSERVED: &[Flag] = &[
     unserved("experimental-txn-mode-write-with-shared-buffer", Kind::Bool, "true"),
     unserved("experimental-warning-apply-duration", Kind::Duration, "0s"),
     unserved("experimental-warning-unary-request-duration", Kind::Duration, "0s"),
-    unserved("experimental-watch-progress-notify-interval", Kind::Duration, "0s"),
     unserved("feature-gates", Kind::Text, ""),
     unserved("force-new-cluster", Kind::Bool, "false"),
     unserved("grpc-keepalive-min-time", Kind::Duration, "5s"),
@@ -144,5 +143,4 @@ pub(crate) const UNSERVED: &[Flag] = &[
     unserved("wal-dir", Kind::Text, ""),
     unserved("warning-apply-duration", Kind::Duration, "100ms"),
     unserved("warning-unary-request-duration", Kind::Duration, "0s"),
-    unserved("watch-progress-notify-interval", Kind::Duration, "0s"),
 ];

@@ -5,6 +5,7 @@ pub(crate) mod propose;
 pub(crate) mod reads;
 pub mod request;
 pub(crate) mod upkeep;
+pub mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,12 +16,13 @@ use kvd_core::ids::{MemberId, Revision};
 use kvd_core::outcome::{Applied, Rejection};
 use kvd_core::view::{Access, ReadError, View};
 use kvd_storage::space::Level;
-use tokio::sync::watch;
+use tokio::sync::watch as channel;
 use tokio::time::Instant;
 
 use self::propose::Proposer;
 use self::reads::ReadRounds;
 pub use self::request::{Consistency, Header, RequestError, Status, Unavailable};
+use self::watch::{WatchMessages, WatchStream, Watches};
 use crate::apply::{Applier, Published};
 use crate::fatal::FatalSignal;
 use crate::peer::identity::Identity;
@@ -46,6 +48,8 @@ pub struct NodeLimits {
     pub election_ms: u64,
     /// Heartbeat interval in milliseconds.
     pub heartbeat_ms: u64,
+    /// Pause between two notes of progress on a quiet watch (rule W21).
+    pub watch_progress_interval: Duration,
 }
 
 /// One member of the cluster.
@@ -62,10 +66,11 @@ pub struct Node {
     pub(crate) snapshots: SnapshotSender,
     /// Bytes that the state occupies on the device.
     pub(crate) db_size: Box<dyn Fn() -> u64 + Send + Sync>,
-    pub(crate) space: watch::Receiver<Level>,
-    pub(crate) ready: watch::Sender<bool>,
+    pub(crate) space: channel::Receiver<Level>,
+    pub(crate) ready: channel::Sender<bool>,
     pub(crate) leader_changes: AtomicU64,
     pub(crate) fatal: FatalSignal,
+    pub(crate) watches: Arc<Watches>,
 }
 
 impl Node {
@@ -183,6 +188,16 @@ impl Node {
         }
     }
 
+    /// Opens a stream of watches.
+    pub fn watch(&self) -> (WatchStream, WatchMessages) {
+        WatchStream::open(&self.watches)
+    }
+
+    /// Starts to serve watches, on the runtime of the services: consensus must not share it.
+    pub fn serve_watches(&self) {
+        self.watches.start();
+    }
+
     /// The state as it is here, now.
     pub fn view(&self) -> View {
         self.published.view()
@@ -199,7 +214,7 @@ impl Node {
     }
 
     /// Tells when readiness changes.
-    pub fn readiness(&self) -> watch::Receiver<bool> {
+    pub fn readiness(&self) -> channel::Receiver<bool> {
         self.ready.subscribe()
     }
 

@@ -8,12 +8,15 @@ pub(crate) mod methods;
 mod cluster;
 mod health;
 mod kv;
+mod leader_loss;
 mod lease;
 mod maintenance;
 mod observe;
 pub(crate) mod peer;
 mod range_stream;
 pub(crate) mod status;
+mod watch;
+pub(crate) mod watch_codec;
 
 use std::sync::Arc;
 
@@ -34,6 +37,8 @@ use self::layers::Layer;
 use self::lease::LeaseService;
 use self::maintenance::MaintenanceService;
 use self::peer::PeerService;
+use self::watch::WatchService;
+use self::watch_codec::WatchServer;
 use crate::limits::{GRPC_OVERHEAD_BYTES, PEER_MESSAGE_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -49,9 +54,12 @@ pub fn router(node: Arc<Node>, metrics: Arc<Metrics>, shutdown: Shutdown, seed: 
     let lease = LeaseServer::new(LeaseService::new(Arc::clone(&node), seed));
     let cluster = ClusterServer::new(ClusterService::new(Arc::clone(&node)));
     let maintenance = MaintenanceServer::new(MaintenanceService::new(Arc::clone(&node)));
+    node.serve_watches();
+    let watch = WatchService::new(Arc::clone(&node), shutdown.clone());
     let health = HealthServer::new(HealthService::new(Arc::clone(&node), shutdown));
     Routes::default()
         .add_service(kv.max_decoding_message_size(received_max))
+        .add_service(WatchServer::new(watch, received_max))
         .add_service(lease.max_decoding_message_size(received_max))
         .add_service(cluster.max_decoding_message_size(received_max))
         .add_service(maintenance.max_decoding_message_size(received_max))

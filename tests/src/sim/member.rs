@@ -223,6 +223,7 @@ impl Machine {
                 quota_bytes: 0,
                 election_ms: self.flags.election_ms,
                 heartbeat_ms: self.flags.heartbeat_ms,
+                watch_progress_interval: Duration::from_secs(600),
             },
             snapshot_count: self.flags.snapshot_count,
             snapshot_catchup_entries: self.flags.snapshot_count / 4,

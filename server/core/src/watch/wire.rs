@@ -71,10 +71,7 @@ mod tests {
         let put = Event { kind: EventKind::Put, kv, change, prev: None };
         assert_eq!(hex(&encode_event(&put, None)), "5a0f120d0a016b100218ac0220022a0176");
         let with = encode_event(&put, Some(&prev));
-        assert_eq!(
-            hex(&with),
-            "5a1d120d0a016b100218ac0220022a01761a0c0a016b1002180220012a0176"
-        );
+        assert_eq!(hex(&with), "5a1d120d0a016b100218ac0220022a01761a0c0a016b1002180220012a0176");
         let kv = KeyValue {
             key: Bytes::from_static(b"k"),
             mod_revision: Revision(300),

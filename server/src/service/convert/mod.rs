@@ -6,6 +6,7 @@
 pub(crate) mod cluster;
 pub(crate) mod kv;
 pub(crate) mod maintenance;
+pub(crate) mod watch;
 
 use kvd_core::ids::Revision;
 use kvd_proto::etcdserverpb as pb;
