@@ -76,6 +76,12 @@ pub(crate) struct Figures {
     pub(crate) proposals_pending: Gauge,
     /// The quota in bytes.
     pub(crate) quota_bytes: Gauge,
+    /// Streams of watches.
+    pub(crate) watch_streams: Gauge,
+    /// Watches.
+    pub(crate) watchers: Gauge,
+    /// Watches that are behind.
+    pub(crate) slow_watchers: Gauge,
     /// Bytes on the device.
     pub(crate) db_bytes: Gauge,
     /// Bytes of live and uncompacted records.
@@ -249,6 +255,17 @@ impl Metrics {
                 "etcd_mvcc_db_total_size_in_use_in_bytes",
                 "Bytes of live and uncompacted records",
                 &self.figures.db_in_use_bytes,
+            ),
+            (
+                "etcd_debugging_mvcc_watch_stream_total",
+                "Streams of watches",
+                &self.figures.watch_streams,
+            ),
+            ("etcd_debugging_mvcc_watcher_total", "Watches", &self.figures.watchers),
+            (
+                "etcd_debugging_mvcc_slow_watcher_total",
+                "Watches that are behind and read history",
+                &self.figures.slow_watchers,
             ),
         ];
         for (name, help, gauge) in gauges {

@@ -48,6 +48,9 @@ fn set_node(figures: &Figures, status: &Status) {
     figures.set_snapshot_sent_bytes(status.snapshot_sent_bytes);
     figures.quota_bytes.set(quota_bytes(status.quota_bytes));
     figures.db_bytes.set(signed(status.db_size));
+    figures.watch_streams.set(signed(status.watches.streams as u64));
+    figures.watchers.set(signed(status.watches.watchers as u64));
+    figures.slow_watchers.set(signed(status.watches.lagging as u64));
     figures.db_in_use_bytes.set(signed(status.db_size_in_use));
 }
 

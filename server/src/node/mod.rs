@@ -239,6 +239,7 @@ impl Node {
             proposals_pending: counters.pending.load(Ordering::Relaxed),
             proposals_failed: counters.failed.load(Ordering::Relaxed),
             snapshot_sent_bytes: self.snapshots.sent_bytes(),
+            watches: self.watches.counts(),
         }
     }
 

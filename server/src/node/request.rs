@@ -4,6 +4,8 @@ use kvd_core::ids::{ClusterId, Index, MemberId, Revision, Term};
 use kvd_core::outcome::Rejection;
 use thiserror::Error;
 
+use super::watch::Counts as WatchCounts;
+
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
@@ -98,4 +100,6 @@ pub struct Status {
     pub proposals_failed: u64,
     /// Bytes of snapshots sent to other members since start.
     pub snapshot_sent_bytes: u64,
+    /// Who watches.
+    pub watches: WatchCounts,
 }

@@ -103,6 +103,13 @@ impl Message {
 #[derive(Debug, Default)]
 pub(crate) struct Waiting(AtomicUsize);
 
+impl Waiting {
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Outbox {

@@ -137,6 +137,7 @@ mod tests {
             proposals_pending: 0,
             proposals_failed: 0,
             snapshot_sent_bytes: 0,
+            watches: crate::node::watch::Counts::default(),
         }
     }
 
