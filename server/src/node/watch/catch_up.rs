@@ -37,7 +37,7 @@ pub(super) fn scan(view: &View, wanted: Vec<Wanted>) -> Result<Vec<Found>, Fatal
     let mut from = None;
     for one in wanted {
         if let Some(mark) = is_gone(one.next) {
-            found.push(Found { watcher: one.watcher, responses: Vec::new(), read: Err(mark) });
+            found.push(Found { watcher: one.watcher, events: None, read: Err(mark) });
             continue;
         }
         from = Some(from.map_or(one.next, |from: Revision| from.min(one.next)));
@@ -136,23 +136,18 @@ fn take(
     Ok(bytes)
 }
 
-/// Cuts what a class found into responses for each of its watchers; those that begin at the same event share
-/// the bytes.
+/// Gives each watcher of a class the events from where it is; those that begin at the same one share them.
 fn hand_out(class: &Gathered, read: Revision, found: &mut Vec<Found>) {
-    let mut known: HashMap<usize, Vec<(Revision, Arc<Batch>)>> = HashMap::new();
+    let mut known: HashMap<usize, Option<Arc<Batch>>> = HashMap::new();
     for (watcher, next) in &class.watchers {
         let start = class.events.partition_point(|(revision, _)| revision < next);
-        let responses = known.entry(start).or_insert_with(|| {
-            let events: Vec<Bytes> =
-                class.events[start..].iter().map(|(_, event)| event.clone()).collect();
-            let last = class.events.last().map(|(revision, _)| *revision);
-            let last = last.filter(|_| !events.is_empty());
-            last.map(|last| (last, Batch::new(events))).into_iter().collect()
+        let events = known.entry(start).or_insert_with(|| {
+            let events = class.events[start..].iter().map(|(_, event)| event.clone());
+            (start < class.events.len()).then(|| Batch::new(events.collect()))
         });
-        let responses = responses.clone();
         // One that begins behind what was read learned nothing.
         let read = read.max(Revision(next.0 - 1));
-        found.push(Found { watcher: *watcher, responses, read: Ok(read) });
+        found.push(Found { watcher: *watcher, events: events.clone(), read: Ok(read) });
     }
 }
 

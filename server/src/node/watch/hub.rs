@@ -128,8 +128,8 @@ pub(crate) struct Wanted {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) watcher: WatcherKey,
-    /// Responses in order, each with the last revision it holds.
-    pub(crate) responses: Vec<(Revision, Arc<Batch>)>,
+    /// The events that it wants, if there were any.
+    pub(crate) events: Option<Arc<Batch>>,
     /// How far history was read for it, or the mark below which it is gone.
     pub(crate) read: Result<Revision, Revision>,
 }
@@ -485,7 +485,7 @@ impl Hub {
                 return;
             }
         };
-        for (last, batch) in found.responses {
+        if let Some(batch) = found.events {
             let may_fragment = watcher.may_fragment;
             let events = Message::Events { id, revision: current, batch, may_fragment };
             if !stream.outbox.offer(events) {
@@ -494,7 +494,6 @@ impl Hub {
                 return;
             }
             watcher.is_active = true;
-            watcher.next = last.next();
         }
         watcher.next = watcher.next.max(read.next());
         if watcher.next > self.revision {

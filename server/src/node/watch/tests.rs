@@ -18,7 +18,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::apply::Applier;
-use crate::limits::WATCH_STREAM_BYTES_MAX;
+use crate::limits::{FEED_BYTES_MAX, WATCH_STREAM_BYTES_MAX};
 use crate::threads::Threads;
 
 /// A store with its watches.
@@ -417,6 +417,22 @@ async fn a_client_that_does_not_read_catches_up_later() {
     slow.check(&scene.model, scene.revision);
     other.check(&scene.model, scene.revision);
     assert_eq!(scene.watches.counts().lagging, 0);
+}
+
+/// Hazard B1: more at once than may wait for the hub, so that it has to look the middle up.
+#[tokio::test]
+async fn a_gap_in_the_feed_is_read_from_history() {
+    let mut scene = Scene::new().await;
+    let mut client = Client::new(&scene);
+    client.create(create(KeyRange::all(), None)).await;
+    let key = Bytes::from_static(b"k");
+    let value = Bytes::from(vec![b'v'; FEED_BYTES_MAX / 100]);
+    let commands = (0..300).map(|_| Command::Put(put(&key, value.clone())));
+    scene.apply(commands.collect()).await;
+    tokio::task::yield_now().await;
+    assert_eq!(scene.watches.counts().lagging, 1);
+    client.take_all(scene.revision).await;
+    client.check(&scene.model, scene.revision);
 }
 
 /// Progress of a stream on which nothing was ever written (etcd #17507), and none before a future start (W20).
