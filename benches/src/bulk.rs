@@ -24,7 +24,7 @@ use crate::target::{Cluster, Target, connect};
 use crate::workload::{key, value_pool};
 
 /// Puts of one transaction; etcd's --max-txn-ops is 128.
-const BATCH: u64 = 100;
+pub(crate) const BATCH: u64 = 100;
 
 /// Transactions under way on each connection.
 const IN_FLIGHT: usize = 8;

@@ -21,7 +21,7 @@ use crate::workload::{Client, Workload};
 const CLIENTS_PER_CHANNEL: usize = 32;
 
 /// Runs before the window opens: connections, caches and queues reach their usual state.
-const WARM_UP: Duration = Duration::from_millis(500);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(500);
 
 /// Latencies are kept with three digits up to a minute, in microseconds.
 const LATENCY_MAX_MICROS: u64 = 60_000_000;
@@ -73,9 +73,20 @@ impl Measured {
 
 /// From when to when operations count.
 #[derive(Clone, Copy)]
-struct Window {
-    from: Instant,
-    until: Instant,
+pub(crate) struct Window {
+    /// Nothing that began before counts.
+    pub(crate) from: Instant,
+    /// Nothing that ended after it counts in a closed loop, nothing that began after it in an
+    /// open one.
+    pub(crate) until: Instant,
+}
+
+impl Window {
+    /// Opens when the warm-up that begins now is over.
+    pub(crate) fn after_warm_up(length: Duration) -> Self {
+        let from = Instant::now() + WARM_UP;
+        Self { from, until: from + length }
+    }
 }
 
 /// What one thread of clients brings back.
@@ -109,8 +120,7 @@ pub(crate) async fn drive(cluster: &Cluster, load: Load) -> Result<Measured> {
         }
     }
 
-    let from = Instant::now() + WARM_UP;
-    let window = Window { from, until: from + load.window };
+    let window = Window::after_warm_up(load.window);
     window_sender.send_replace(Some(window));
     let mut measured = consumption(cluster, window).await?;
     for _ in 0..threads {
@@ -124,16 +134,15 @@ pub(crate) async fn drive(cluster: &Cluster, load: Load) -> Result<Measured> {
 
 /// The members that the clients talk to, the leader first: a single client talks to the leader.
 async fn chosen_urls(cluster: &Cluster, workload: Workload) -> Result<Vec<String>> {
-    let mut urls = cluster.urls();
-    let leader = urls.remove(cluster.leader().await?);
-    if !workload.avoids_leader() || urls.is_empty() {
-        urls.insert(0, leader);
+    let mut urls = cluster.urls_leader_first().await?;
+    if workload.avoids_leader() && urls.len() > 1 {
+        urls.remove(0);
     }
     Ok(urls)
 }
 
 /// Waits the window out and takes what it cost.
-async fn consumption(cluster: &Cluster, window: Window) -> Result<Measured> {
+pub(crate) async fn consumption(cluster: &Cluster, window: Window) -> Result<Measured> {
     let device = Device::under(cluster.folder())?;
     let take =
         || anyhow::Ok((cluster.usage()?, Usage::of(std::process::id())?, device.written_bytes()));
@@ -232,6 +241,7 @@ async fn client_loop(
     }
 }
 
-fn histogram() -> Result<Histogram<u64>> {
+/// For latencies, in microseconds.
+pub(crate) fn histogram() -> Result<Histogram<u64>> {
     Ok(Histogram::new_with_bounds(1, LATENCY_MAX_MICROS, 3)?)
 }

@@ -6,13 +6,19 @@
 
 mod bulk;
 mod drive;
+mod fan_out;
 mod floor;
+mod idle_watches;
 mod machine;
+mod pace;
 mod process;
 mod report;
 mod restart;
 mod run;
+mod slow_watcher;
+mod table;
 mod target;
+mod watchers;
 mod workload;
 
 use std::net::SocketAddr;
@@ -39,6 +45,12 @@ enum Command {
     Restart(restart::RestartArguments),
     /// Speed, memory and disk space of loading a store.
     Load(bulk::LoadArguments),
+    /// Lag of events to many watchers, at a given rate.
+    FanOut(fan_out::FanOutArguments),
+    /// Throughput of puts with and without many watches on other keys.
+    IdleWatches(idle_watches::IdleWatchesArguments),
+    /// Lag of watchers with and without one beside them that never reads.
+    SlowWatcher(slow_watcher::SlowWatcherArguments),
     /// Answers every put at once; `run` starts it to measure the floor.
     #[command(hide = true)]
     FloorServer {
@@ -105,6 +117,9 @@ async fn execute(command: Command) -> Result<()> {
         Command::Run(arguments) => Box::pin(run::run(arguments)).await,
         Command::Restart(arguments) => Box::pin(restart::run(arguments)).await,
         Command::Load(arguments) => Box::pin(bulk::run(arguments)).await,
+        Command::FanOut(arguments) => Box::pin(fan_out::run(arguments)).await,
+        Command::IdleWatches(arguments) => Box::pin(idle_watches::run(arguments)).await,
+        Command::SlowWatcher(arguments) => Box::pin(slow_watcher::run(arguments)).await,
         Command::FloorServer { listen } => floor::serve(listen).await.context("the floor server"),
     }
 }

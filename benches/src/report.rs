@@ -108,6 +108,30 @@ impl<Row: Serialize> Report<Row> {
     }
 }
 
+/// A row that can be compared with the row of another target.
+pub(crate) trait Measurement {
+    /// What was compared, beside the target: rows of different cases never meet in a ratio.
+    fn case(&self) -> String;
+    /// Name of the target.
+    fn target(&self) -> &str;
+    /// Which repetition, from one.
+    fn round(&self) -> usize;
+}
+
+impl Measurement for Round {
+    fn case(&self) -> String {
+        format!("{} {}", self.workload, self.clients)
+    }
+
+    fn target(&self) -> &str {
+        &self.target
+    }
+
+    fn round(&self) -> usize {
+        self.round
+    }
+}
+
 /// One window of one target.
 #[derive(Clone, Serialize)]
 pub(crate) struct Round {
@@ -248,12 +272,18 @@ fn table_row(load: &[&Round], target: &str) -> String {
     )
 }
 
-/// The first target's figure divided by the other's, round by round.
-fn ratios(load: &[&Round], first: &str, other: &str, figure: fn(&Round) -> f64) -> Vec<f64> {
+/// The first target's figure divided by the other's, round by round, within one case.
+pub(crate) fn ratios<Row: Measurement>(
+    rows: &[&Row],
+    first: &str,
+    other: &str,
+    figure: fn(&Row) -> f64,
+) -> Vec<f64> {
     let of = |target: &str, round: usize| {
-        load.iter().find(|row| row.target == target && row.round == round).map(|row| figure(row))
+        let mut rows = rows.iter().filter(|row| row.target() == target);
+        rows.find(|row| row.round() == round).map(|row| figure(row))
     };
-    let rounds = load.iter().filter(|row| row.target == first).map(|row| row.round);
+    let rounds = rows.iter().filter(|row| row.target() == first).map(|row| row.round());
     rounds
         .filter_map(|round| Some(of(first, round)? / of(other, round)?))
         .filter(|ratio| ratio.is_finite())

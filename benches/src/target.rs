@@ -31,6 +31,9 @@ const QUOTA_BYTES: u64 = 64 * 1024 * 1024 * 1024;
 /// HTTP/2 windows, bytes: larger than any answer here, so that they are not what is measured.
 const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
+/// HTTP/2 windows that a client has who asks for nothing else (RFC 9113, 6.9.2).
+const WINDOW_INITIAL_BYTES: u32 = 65_535;
+
 /// A program to measure.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
@@ -108,6 +111,14 @@ impl Cluster {
         self.members.iter().map(|member| member.client_url.clone()).collect()
     }
 
+    /// The same with the leader's first.
+    pub(crate) async fn urls_leader_first(&self) -> Result<Vec<String>> {
+        let mut urls = self.urls();
+        let leader = urls.remove(self.leader().await?);
+        urls.insert(0, leader);
+        Ok(urls)
+    }
+
     /// The folder that holds all their data.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
@@ -118,6 +129,20 @@ impl Cluster {
         let running = self.members.iter().filter_map(|member| member.process.as_ref());
         let pids: Vec<u32> = running.map(Child::id).collect();
         Usage::of_all(&pids)
+    }
+
+    /// Waits until every member has applied what the leader has applied now.
+    pub(crate) async fn caught_up(&self) -> Result<()> {
+        let leader = &self.members[self.leader().await?].client_url;
+        let applied = status(leader).await?.raft_applied_index;
+        let begin = Instant::now();
+        for member in &self.members {
+            while status(&member.client_url).await?.raft_applied_index < applied {
+                ensure!(begin.elapsed() < READY_MAX, "a member stays behind for {READY_MAX:?}");
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        Ok(())
     }
 
     /// The number of the member that leads; the first one where nobody leads (a floor server).
@@ -203,6 +228,15 @@ pub(crate) async fn connect(url: &str) -> Result<Channel> {
         .connect_timeout(Duration::from_secs(2))
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES * 4);
+    endpoint.connect().await.with_context(|| url.to_owned())
+}
+
+/// Connects with the windows that HTTP/2 begins with: a server soon notices who does not read.
+pub(crate) async fn connect_with_small_windows(url: &str) -> Result<Channel> {
+    let endpoint = Endpoint::from_shared(url.to_owned())?
+        .connect_timeout(Duration::from_secs(2))
+        .initial_stream_window_size(WINDOW_INITIAL_BYTES)
+        .initial_connection_window_size(WINDOW_INITIAL_BYTES);
     endpoint.connect().await.with_context(|| url.to_owned())
 }
 

@@ -93,8 +93,70 @@ fn a_real_etcd_comes_back_after_kill() {
 }
 
 #[test]
+fn every_watcher_of_a_real_etcd_gets_every_event_on_streams_of_its_own_or_shared() {
+    let Some(etcd) = etcd() else { return };
+    let target = format!("--target=etcd={etcd}");
+    for more in [&["--keys=5"][..], &["--streams=3", "--connections=2"]] {
+        let folder = tempfile::tempdir().unwrap();
+        let usual =
+            ["fan-out", &target, "--members=1", "--watchers=12", "--events=1200", "--seconds=0.5"];
+        let report = report(folder.path(), &[&usual[..], more, &["--rounds=1"]].concat());
+        let row = &report["rows"][0];
+        let lag = &row["lag"]["from_sent"];
+        // Fifty puts are due in the window; a busy machine sends some of them too late, or sends
+        // some of the warm-up's in it.
+        let events = lag["count"].as_u64().unwrap();
+        assert!((300..=1200).contains(&events) && events.is_multiple_of(12), "{row}");
+        assert!(lag["p50_micros"].as_u64().unwrap() > 0, "{row}");
+        assert!(lag["p50_micros"].as_u64() <= lag["max_micros"].as_u64(), "{row}");
+        assert!(
+            row["lag"]["from_answer"]["p50_micros"].as_u64() <= lag["p50_micros"].as_u64(),
+            "{row}"
+        );
+        assert_eq!(leftovers(folder.path()), 0);
+    }
+}
+
+#[test]
+fn a_real_etcd_is_measured_with_and_without_idle_watches() {
+    let Some(etcd) = etcd() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let target = format!("--target=etcd={etcd}");
+    let numbers = ["--watches=150", "--streams=1,150", "--clients=2", "--seconds=0.2"];
+    let usual = ["idle-watches", &target, "--members=1", "--rounds=1"];
+    let report = report(folder.path(), &[&usual[..], &numbers].concat());
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        assert!(row["ratio"].as_f64().unwrap() > 0.0, "{row}");
+        assert!(row["with_watches"]["latency"]["count"].as_u64().unwrap() > 0, "{row}");
+        assert_eq!(row["with_watches"]["errors"], 0, "{row}");
+    }
+    assert_eq!(leftovers(folder.path()), 0);
+}
+
+#[test]
+fn a_watcher_of_a_real_etcd_that_did_not_read_still_gets_everything() {
+    let Some(etcd) = etcd() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let target = format!("--target=etcd={etcd}");
+    // More than the windows of a connection hold.
+    let load = ["--watchers=3", "--rate=400", "--value-bytes=2000", "--seconds=0.5"];
+    let usual = ["slow-watcher", &target, "--members=1", "--rounds=1"];
+    let report = report(folder.path(), &[&usual[..], &load].concat());
+    let row = &report["rows"][0];
+    for window in ["before", "with_slow", "after"] {
+        assert!(row[window]["from_sent"]["count"].as_u64().unwrap() >= 300, "{row}");
+    }
+    assert!(row["p99_ratio"].as_f64().unwrap() > 0.0, "{row}");
+    assert_eq!(leftovers(folder.path()), 0);
+}
+
+#[test]
 fn nothing_to_measure_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(!kvbench(folder.path(), &["load"]).status.success());
+    for command in ["load", "fan-out", "idle-watches", "slow-watcher"] {
+        assert!(!kvbench(folder.path(), &[command]).status.success(), "{command}");
+    }
     assert!(!kvbench(folder.path(), &["run", "--no-floor"]).status.success());
 }
