@@ -9,6 +9,9 @@ mod drive;
 mod fan_out;
 mod floor;
 mod idle_watches;
+mod lease_expiry;
+mod lease_memory;
+mod leases;
 mod machine;
 mod pace;
 mod process;
@@ -51,6 +54,10 @@ enum Command {
     IdleWatches(idle_watches::IdleWatchesArguments),
     /// Lag of watchers with and without one beside them that never reads.
     SlowWatcher(slow_watcher::SlowWatcherArguments),
+    /// Latency of puts while many leases end in the same second.
+    LeaseExpiry(lease_expiry::LeaseExpiryArguments),
+    /// Memory of each member with many leases.
+    LeaseMemory(lease_memory::LeaseMemoryArguments),
     /// Answers every put at once; `run` starts it to measure the floor.
     #[command(hide = true)]
     FloorServer {
@@ -120,6 +127,8 @@ async fn execute(command: Command) -> Result<()> {
         Command::FanOut(arguments) => Box::pin(fan_out::run(arguments)).await,
         Command::IdleWatches(arguments) => Box::pin(idle_watches::run(arguments)).await,
         Command::SlowWatcher(arguments) => Box::pin(slow_watcher::run(arguments)).await,
+        Command::LeaseExpiry(arguments) => Box::pin(lease_expiry::run(arguments)).await,
+        Command::LeaseMemory(arguments) => Box::pin(lease_memory::run(arguments)).await,
         Command::FloorServer { listen } => floor::serve(listen).await.context("the floor server"),
     }
 }

@@ -131,6 +131,12 @@ impl Cluster {
         Usage::of_all(&pids)
     }
 
+    /// What each process has consumed so far, in the order of the members.
+    pub(crate) fn usage_of_each(&self) -> Result<Vec<Usage>> {
+        let running = self.members.iter().filter_map(|member| member.process.as_ref());
+        running.map(|process| Usage::of(process.id())).collect()
+    }
+
     /// Waits until every member has applied what the leader has applied now.
     pub(crate) async fn caught_up(&self) -> Result<()> {
         let leader = &self.members[self.leader().await?].client_url;

@@ -7,17 +7,29 @@ use bytes::{Bytes, BytesMut};
 use clap::ValueEnum;
 use kvd_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use kvd_proto::etcdserverpb::kv_client::KvClient;
+use kvd_proto::etcdserverpb::lease_client::LeaseClient;
 use kvd_proto::etcdserverpb::request_op::Request;
 use kvd_proto::etcdserverpb::response_op::Response;
-use kvd_proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest};
-use tonic::Status;
+use kvd_proto::etcdserverpb::{
+    Compare, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest,
+    RangeRequest, RequestOp, TxnRequest,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
+use tonic::{Status, Streaming};
 
 /// Keys that one range request asks for: a page of a Kubernetes list.
 const RANGE_KEYS: u64 = 500;
 
 /// Keys of its own that a client updates by transactions.
 const TXN_KEYS: u64 = 16;
+
+/// Leases of its own that a client renews in turns.
+const LEASES_PER_CLIENT: usize = 4;
+
+/// Seconds that a lease lives: longer than any run.
+const LEASE_TTL_SECONDS: i64 = 3600;
 
 /// Puts of a mixed load, per cent.
 const MIXED_PUTS_PERCENT: u64 = 20;
@@ -42,6 +54,10 @@ pub(crate) enum Workload {
     Range,
     /// The update of Kubernetes: put if the revision is the known one, else read it.
     Txn,
+    /// A lease is granted, and a random key put that is attached to it.
+    Grant,
+    /// A lease is renewed; each client has a stream and leases of its own.
+    KeepAlive,
 }
 
 impl Workload {
@@ -55,6 +71,8 @@ impl Workload {
             Self::Mixed => "mixed",
             Self::Range => "range",
             Self::Txn => "txn",
+            Self::Grant => "grant",
+            Self::KeepAlive => "keep-alive",
         }
     }
 
@@ -78,6 +96,9 @@ pub(crate) struct Client {
     value_bytes: usize,
     /// Keys of its own with the revision of their last change as far as it knows.
     own: Vec<(Bytes, i64)>,
+    lease: LeaseClient<Channel>,
+    /// None until the first renewal, and after one that failed.
+    renewals: Option<Renewals>,
 }
 
 impl Client {
@@ -85,6 +106,8 @@ impl Client {
     pub(crate) fn new(channel: Channel, number: u64, keys: u64, value_bytes: usize) -> Self {
         let own = (0..TXN_KEYS).map(|key| (format!("txn/{number:04}/{key:04}").into(), 0));
         Self {
+            lease: LeaseClient::new(channel.clone()),
+            renewals: None,
             kv: KvClient::new(channel).max_decoding_message_size(64 * 1024 * 1024),
             random: Random(number),
             keys: keys.max(RANGE_KEYS),
@@ -104,13 +127,35 @@ impl Client {
             Workload::Mixed => self.get(false).await,
             Workload::Range => self.range().await,
             Workload::Txn => self.update().await,
+            Workload::Grant => self.grant().await,
+            Workload::KeepAlive => self.renew().await,
         }
     }
 
     async fn put(&mut self) -> Result<(), Status> {
+        self.put_attached(0).await
+    }
+
+    /// Puts a random key with this lease; zero is none.
+    async fn put_attached(&mut self, lease: i64) -> Result<(), Status> {
         let key = key(self.random.below(self.keys));
         let value = self.value();
-        self.kv.put(PutRequest { key, value, ..Default::default() }).await?;
+        self.kv.put(PutRequest { key, value, lease, ..Default::default() }).await?;
+        Ok(())
+    }
+
+    async fn grant(&mut self) -> Result<(), Status> {
+        let lease = grant_one(&mut self.lease).await?;
+        self.put_attached(lease).await
+    }
+
+    async fn renew(&mut self) -> Result<(), Status> {
+        let mut renewals = match self.renewals.take() {
+            Some(renewals) => renewals,
+            None => Renewals::open(&mut self.lease).await?,
+        };
+        renewals.renew_next().await?;
+        self.renewals = Some(renewals);
         Ok(())
     }
 
@@ -153,6 +198,56 @@ impl Client {
         let start = usize::try_from(self.random.below(room)).unwrap_or(0);
         self.values.slice(start..start + self.value_bytes)
     }
+}
+
+/// The stream of a client that keeps leases alive.
+struct Renewals {
+    requests: mpsc::Sender<LeaseKeepAliveRequest>,
+    answers: Streaming<LeaseKeepAliveResponse>,
+    leases: Vec<i64>,
+    next: usize,
+}
+
+impl Renewals {
+    /// Grants the leases and opens the stream by renewing the first one.
+    async fn open(client: &mut LeaseClient<Channel>) -> Result<Self, Status> {
+        let mut leases = Vec::new();
+        for _ in 0..LEASES_PER_CLIENT {
+            leases.push(grant_one(client).await?);
+        }
+        let (requests, outgoing) = mpsc::channel(1);
+        // Some servers answer nothing, not even the headers, before the first request.
+        let sent = requests.send(LeaseKeepAliveRequest { id: leases[0] }).await;
+        sent.map_err(|_| Status::unavailable("the stream took no request"))?;
+        let answers = client.lease_keep_alive(ReceiverStream::new(outgoing)).await?.into_inner();
+        let mut renewals = Self { requests, answers, leases, next: 0 };
+        renewals.answer().await?;
+        Ok(renewals)
+    }
+
+    /// Renews the leases in turns.
+    async fn renew_next(&mut self) -> Result<(), Status> {
+        self.next = (self.next + 1) % self.leases.len();
+        let sent = self.requests.send(LeaseKeepAliveRequest { id: self.leases[self.next] }).await;
+        sent.map_err(|_| Status::unavailable("the stream takes no request"))?;
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> Result<(), Status> {
+        let answer = self.answers.message().await?;
+        let answer = answer.ok_or_else(|| Status::unavailable("the server ended the stream"))?;
+        if answer.id == self.leases[self.next] && answer.ttl == LEASE_TTL_SECONDS {
+            Ok(())
+        } else {
+            let (id, ttl) = (answer.id, answer.ttl);
+            Err(Status::data_loss(format!("lease {id} was renewed for {ttl} seconds")))
+        }
+    }
+}
+
+async fn grant_one(client: &mut LeaseClient<Channel>) -> Result<i64, Status> {
+    let request = LeaseGrantRequest { ttl: LEASE_TTL_SECONDS, id: 0 };
+    Ok(client.lease_grant(request).await?.into_inner().id)
 }
 
 /// The `number`-th key. Keys sort like their numbers.

@@ -63,15 +63,24 @@ fn every_workload_succeeds_on_a_real_etcd() {
     let Some(etcd) = etcd() else { return };
     let folder = tempfile::tempdir().unwrap();
     let target = format!("--target=etcd={etcd}");
-    let workloads =
-        ["put", "put-follower", "get", "get-serializable", "mixed", "range", "txn"].join(",");
-    let workloads = format!("--workload={workloads}");
+    let workloads = [
+        "put",
+        "put-follower",
+        "get",
+        "get-serializable",
+        "mixed",
+        "range",
+        "txn",
+        "grant",
+        "keep-alive",
+    ];
+    let workloads = format!("--workload={}", workloads.join(","));
     let report = report(
         folder.path(),
         &["run", &target, &workloads, "--clients=2", "--seconds=0.3", "--rounds=1", "--no-floor"],
     );
     let rows = report["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 7);
+    assert_eq!(rows.len(), 9);
     for row in rows {
         assert!(row["operations"].as_u64().unwrap() > 0, "{row}");
         assert!(row["server_cpu_micros"].as_f64().unwrap() > 0.0, "{row}");
@@ -153,9 +162,55 @@ fn a_watcher_of_a_real_etcd_that_did_not_read_still_gets_everything() {
 }
 
 #[test]
+fn leases_of_a_real_etcd_end_with_their_keys_and_without() {
+    let Some(etcd) = etcd() else { return };
+    let target = format!("--target=etcd={etcd}");
+    for more in [&["--leases=250"][..], &["--leases=250", "--without-keys"]] {
+        let folder = tempfile::tempdir().unwrap();
+        let usual = ["lease-expiry", &target, "--members=1", "--rate=100"];
+        // The shortest lease that etcd grants lives two seconds.
+        let times = ["--ttl=5", "--quiet-seconds=0.5", "--gone-seconds-max=30"];
+        let report = report(folder.path(), &[&usual[..], &times, more].concat());
+        let row = &report["rows"][0];
+        assert!((25..=100).contains(&row["quiet"]["count"].as_u64().unwrap()), "{row}");
+        assert!(row["expiry"]["count"].as_u64().unwrap() > 0, "{row}");
+        assert!(row["all_gone_seconds"].as_f64().unwrap() > 0.0, "{row}");
+        assert_eq!(row["errors"], 0, "{row}");
+        assert_eq!(leftovers(folder.path()), 0);
+    }
+}
+
+#[test]
+fn leases_that_are_granted_too_slowly_are_an_error() {
+    let Some(etcd) = etcd() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let target = format!("--target=etcd={etcd}");
+    let usual = ["lease-expiry", &target, "--members=1", "--leases=10", "--ttl=4"];
+    let output = kvbench(folder.path(), &[&usual[..], &["--quiet-seconds=5"]].concat());
+    assert!(!output.status.success());
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("give --ttl"), "{message}");
+}
+
+#[test]
+fn the_memory_of_each_member_of_a_real_etcd_is_taken() {
+    let Some(etcd) = etcd() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let target = format!("--target=etcd={etcd}");
+    let report = report(folder.path(), &["lease-memory", &target, "--leases=400"]);
+    let row = &report["rows"][0];
+    let members = row["resident_after_bytes"].as_array().unwrap();
+    assert_eq!(members.len(), 3);
+    assert!(members.iter().all(|bytes| bytes.as_u64().unwrap() > 1_000_000), "{row}");
+    assert_eq!(leftovers(folder.path()), 0);
+}
+
+#[test]
 fn nothing_to_measure_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    for command in ["load", "fan-out", "idle-watches", "slow-watcher"] {
+    for command in
+        ["load", "fan-out", "idle-watches", "slow-watcher", "lease-expiry", "lease-memory"]
+    {
         assert!(!kvbench(folder.path(), &[command]).status.success(), "{command}");
     }
     assert!(!kvbench(folder.path(), &["run", "--no-floor"]).status.success());
