@@ -1,12 +1,21 @@
-//! Leases: granting and revoking (behaviour.md §4).
+//! Leases: granting, revoking, looking at them and keeping them alive (behaviour.md §4).
+
+use std::time::Duration;
 
 use kvd_proto::etcdserverpb::lease_client::LeaseClient;
 use kvd_proto::etcdserverpb::{
-    LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest, LeaseRevokeResponse,
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
+    LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::channel::{Client, Effect};
 use crate::error::Error;
+use crate::etcd_error::EtcdError;
 
 impl Client {
     /// Grants a lease of `ttl` seconds; `id` 0 lets the server choose the number.
@@ -21,5 +30,135 @@ impl Client {
         let send =
             |channel, request| async move { LeaseClient::new(channel).lease_revoke(request).await };
         self.call(Effect::Writes, LeaseRevokeRequest { id }, send).await
+    }
+
+    /// How long a lease has to live, in seconds; -1 if there is no such lease. With `keys` also
+    /// which keys it holds.
+    pub async fn lease_time_to_live(
+        &self,
+        id: i64,
+        keys: bool,
+    ) -> Result<LeaseTimeToLiveResponse, Error> {
+        let send = |channel, request| async move {
+            LeaseClient::new(channel).lease_time_to_live(request).await
+        };
+        self.call(Effect::Reads, LeaseTimeToLiveRequest { id, keys }, send).await
+    }
+
+    /// The leases that the asked member knows.
+    pub async fn lease_leases(&self) -> Result<LeaseLeasesResponse, Error> {
+        let send =
+            |channel, request| async move { LeaseClient::new(channel).lease_leases(request).await };
+        self.call(Effect::Reads, LeaseLeasesRequest {}, send).await
+    }
+
+    /// Renews a lease once. A lease that is gone is an error: [`EtcdError::LeaseNotFound`].
+    pub async fn lease_keep_alive_once(&self, id: i64) -> Result<LeaseKeepAliveResponse, Error> {
+        let (_, renewed) = self.open_renewals(id).await?;
+        if renewed.ttl <= 0 {
+            return Err(Error::Etcd(EtcdError::LeaseNotFound));
+        }
+        Ok(renewed)
+    }
+
+    /// Keeps a lease alive for as long as [`LeaseKeeper::renewed`] is called.
+    pub fn lease_keeper(&self, id: i64) -> LeaseKeeper {
+        LeaseKeeper { client: self.clone(), id, renewals: None, held: None }
+    }
+
+    /// Opens a stream of renewals with the first one. Renewing twice does no harm: it counts as
+    /// reading.
+    async fn open_renewals(&self, id: i64) -> Result<(Renewals, LeaseKeepAliveResponse), Error> {
+        let send = |channel, request: Request<LeaseKeepAliveRequest>| async move {
+            let (requests, queue) = mpsc::channel(1);
+            let sent = requests.try_send(request.into_inner());
+            sent.map_err(|_| Status::internal("a new queue has room"))?;
+            // A request of its own: the deadline is that of the opening, not of the stream.
+            let stream = Request::new(ReceiverStream::new(queue));
+            let mut answers =
+                LeaseClient::new(channel).lease_keep_alive(stream).await?.into_inner();
+            let first = answers.message().await?;
+            let first = first.ok_or_else(|| Status::unavailable("the stream has ended"))?;
+            Ok(Response::new((Renewals { requests, answers }, first)))
+        };
+        self.call(Effect::Reads, LeaseKeepAliveRequest { id }, send).await
+    }
+}
+
+/// Renews a lease every third of its life, at another endpoint when one fails.
+#[derive(Debug)]
+pub struct LeaseKeeper {
+    client: Client,
+    id: i64,
+    renewals: Option<Renewals>,
+    held: Option<Held>,
+}
+
+/// A stream of renewals.
+#[derive(Debug)]
+struct Renewals {
+    requests: mpsc::Sender<LeaseKeepAliveRequest>,
+    answers: Streaming<LeaseKeepAliveResponse>,
+}
+
+/// Until when the lease certainly lives, and when it is renewed next. Counted from before the
+/// request was sent: the server's clock started later.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    renew: Instant,
+    end: Instant,
+}
+
+impl LeaseKeeper {
+    /// Waits until it is time, and renews. `None` when the lease is gone. An error says that nobody
+    /// could be asked in time, so that the lease may be gone.
+    ///
+    /// When it is dropped before it is done, the next call renews again.
+    pub async fn renewed(&mut self) -> Result<Option<LeaseKeepAliveResponse>, Error> {
+        let Some(held) = self.held else { return self.renew_anew().await };
+        sleep_until(held.renew).await;
+        let asked = Instant::now();
+        // Out of its place while it is used: an answer that nobody waited for is not taken for the
+        // next one.
+        if let Some(mut renewals) = self.renewals.take() {
+            let until = held.end.min(self.client.deadline());
+            // On a stream that failed or fell silent the lease is asked for anew elsewhere.
+            if let Ok(Some(renewed)) = timeout_at(until, renewals.renew(self.id)).await {
+                self.renewals = Some(renewals);
+                return Ok(self.note(asked, renewed));
+            }
+        }
+        loop {
+            match self.renew_anew().await {
+                Err(_) if Instant::now() < held.end => {}
+                renewed => return renewed,
+            }
+        }
+    }
+
+    async fn renew_anew(&mut self) -> Result<Option<LeaseKeepAliveResponse>, Error> {
+        let asked = Instant::now();
+        let (renewals, renewed) = self.client.open_renewals(self.id).await?;
+        self.renewals = Some(renewals);
+        Ok(self.note(asked, renewed))
+    }
+
+    fn note(
+        &mut self,
+        asked: Instant,
+        renewed: LeaseKeepAliveResponse,
+    ) -> Option<LeaseKeepAliveResponse> {
+        let seconds = u64::try_from(renewed.ttl).ok().filter(|&seconds| seconds > 0)?;
+        // Clocks cannot add any number of seconds; a year is soon enough for a renewal.
+        let life = Duration::from_secs(seconds.min(366 * 24 * 60 * 60));
+        self.held = Some(Held { renew: asked + life / 3, end: asked + life });
+        Some(renewed)
+    }
+}
+
+impl Renewals {
+    async fn renew(&mut self, id: i64) -> Option<LeaseKeepAliveResponse> {
+        self.requests.send(LeaseKeepAliveRequest { id }).await.ok()?;
+        self.answers.message().await.ok()?
     }
 }

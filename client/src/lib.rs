@@ -16,6 +16,7 @@ mod maintenance;
 mod options;
 mod picker;
 mod range_end;
+mod watch;
 
 pub use kvd_proto as proto;
 
@@ -23,5 +24,7 @@ pub use crate::channel::Client;
 pub use crate::error::Error;
 pub use crate::etcd_error::EtcdError;
 pub use crate::kv::RangeStream;
+pub use crate::lease::LeaseKeeper;
 pub use crate::options::Options;
 pub use crate::range_end::{FROM_KEY, prefix_end};
+pub use crate::watch::{WatchAnswer, WatchEnd, WatchStream};
