@@ -10,6 +10,8 @@ const BAD_CONNECTION: u8 = 2;
 const INVALID_INPUT: u8 = 3;
 /// The command has no such output format, or no such way of reading.
 const BAD_FEATURE: u8 = 4;
+/// The server ended the watch.
+const INTERRUPTED: u8 = 5;
 /// Wrong arguments.
 const BAD_ARGS: u8 = 128;
 
@@ -40,6 +42,10 @@ impl Failure {
         Self::new(BAD_FEATURE, text)
     }
 
+    pub(crate) fn interrupted(text: impl Into<String>) -> Self {
+        Self::new(INTERRUPTED, text)
+    }
+
     pub(crate) fn bad_args(text: impl Into<String>) -> Self {
         Self::new(BAD_ARGS, text)
     }
@@ -54,6 +60,17 @@ impl Failure {
     pub(crate) fn within(mut self, what: &str) -> Self {
         self.text = format!("{what} ({})", self.text);
         self
+    }
+
+    /// The same failure with the exit code of wrong arguments.
+    pub(crate) fn as_bad_args(self) -> Self {
+        Self { code: BAD_ARGS, ..self }
+    }
+
+    /// The same failure with the exit code of a bad connection: some commands fail so whatever the
+    /// server said.
+    pub(crate) fn as_bad_connection(self) -> Self {
+        Self { code: BAD_CONNECTION, ..self }
     }
 
     fn new(code: u8, text: impl Into<String>) -> Self {

@@ -3,12 +3,14 @@
 mod compaction;
 mod del;
 mod endpoint;
+mod execute;
 mod get;
 mod lease;
 mod member;
 mod number;
 mod put;
 mod txn;
+mod watch;
 mod words;
 
 use std::ffi::OsString;
@@ -31,13 +33,15 @@ pub(crate) enum Action {
     Del(del::Del),
     /// Compare, then do one of two lists of operations, read from stdin
     Txn(txn::Txn),
+    /// Print what happens to a key or a range of keys
+    Watch(watch::Watch),
     /// Forget the history before a revision
     Compaction(compaction::Compaction),
     /// Look at single members
     Endpoint(endpoint::Endpoint),
     /// Look at the membership
     Member(member::Member),
-    /// Grant and revoke leases
+    /// Grant, revoke, look at and keep alive leases
     Lease(lease::Lease),
     /// Print the version
     Version(Version),
@@ -57,6 +61,7 @@ impl Action {
             Self::Put(command) => command.run(global).await,
             Self::Del(command) => command.run(global).await,
             Self::Txn(command) => command.run(global).await,
+            Self::Watch(command) => command.run(global).await,
             Self::Compaction(command) => command.run(global).await,
             Self::Endpoint(command) => command.run(global).await,
             Self::Member(command) => command.run(global).await,

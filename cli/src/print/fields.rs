@@ -5,6 +5,7 @@ use std::fmt::Display;
 use kvd_client::proto::etcdserverpb::response_op::Response;
 use kvd_client::proto::etcdserverpb::{
     DeleteRangeResponse, Member, PutResponse, RangeResponse, ResponseHeader, TxnResponse,
+    WatchResponse,
 };
 use kvd_client::proto::mvccpb::KeyValue;
 
@@ -24,6 +25,23 @@ pub(super) fn print(reply: &Reply) -> String {
             out.field("TTL", response.ttl);
         }
         Reply::LeaseRevoke { response, .. } => out.header(response.header),
+        Reply::LeaseTimeToLive { response, .. } => {
+            out.header(response.header);
+            out.field("ID", response.id);
+            out.field("TTL", response.ttl);
+            out.field("GrantedTTL", response.granted_ttl);
+            response.keys.iter().for_each(|key| out.text("Key", key));
+        }
+        Reply::LeaseList(response) => {
+            out.header(response.header);
+            response.leases.iter().for_each(|lease| out.field("ID", lease.id));
+        }
+        Reply::LeaseKeepAlive(response) => {
+            out.header(response.header);
+            out.field("ID", response.id);
+            out.field("TTL", response.ttl);
+        }
+        Reply::Watch(response) => out.watch(response),
         Reply::Members(response) => {
             out.header(response.header);
             response.members.iter().for_each(|member| out.member(member));
@@ -101,6 +119,19 @@ impl Out {
                 Some(Response::ResponseDeleteRange(delete)) => self.delete(delete),
                 Some(Response::ResponseTxn(txn)) => self.txn(txn),
                 None => {}
+            }
+        }
+    }
+
+    fn watch(&mut self, response: &WatchResponse) {
+        self.header(response.header);
+        for event in &response.events {
+            self.field("Type", event.r#type().as_str_name());
+            if let Some(kv) = &event.prev_kv {
+                self.pair("Prev", kv);
+            }
+            if let Some(kv) = &event.kv {
+                self.pair("", kv);
             }
         }
     }

@@ -5,10 +5,11 @@ use std::fmt::Display;
 
 use kvd_client::proto::etcdserverpb::response_op::Response;
 use kvd_client::proto::etcdserverpb::{
-    DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, Member, MemberListResponse,
-    PutResponse, RangeResponse, ResponseHeader, ResponseOp, StatusResponse, TxnResponse,
+    DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse,
+    LeaseLeasesResponse, LeaseTimeToLiveResponse, Member, MemberListResponse, PutResponse,
+    RangeResponse, ResponseHeader, ResponseOp, StatusResponse, TxnResponse, WatchResponse,
 };
-use kvd_client::proto::mvccpb::KeyValue;
+use kvd_client::proto::mvccpb::{Event, KeyValue};
 
 use super::{EndpointHealth, Reply, took};
 use crate::quote::base64;
@@ -21,6 +22,10 @@ pub(super) fn print(reply: &Reply, hex: bool) -> String {
         Reply::Txn(response) => txn(response),
         Reply::LeaseGrant(response) => lease_grant(response),
         Reply::LeaseRevoke { response, .. } => Object::new().header(response.header).end(),
+        Reply::LeaseTimeToLive { response, .. } => time_to_live(response),
+        Reply::LeaseList(response) => lease_list(response),
+        Reply::LeaseKeepAlive(response) => lease_keep_alive(response),
+        Reply::Watch(response) => watch(response),
         Reply::Members(response) if hex => members_hex(response),
         Reply::Members(response) => {
             let list = response.members.iter().map(member);
@@ -87,6 +92,52 @@ fn lease_grant(response: &LeaseGrantResponse) -> String {
         .raw("TTL", response.ttl)
         .raw("Error", string(&response.error))
         .end()
+}
+
+fn lease_keep_alive(response: &LeaseKeepAliveResponse) -> String {
+    header_members(Object::new(), response.header)
+        .raw("ID", response.id)
+        .raw("TTL", response.ttl)
+        .end()
+}
+
+fn time_to_live(response: &LeaseTimeToLiveResponse) -> String {
+    let keys: Vec<String> =
+        response.keys.iter().map(|key| format!("\"{}\"", base64(key))).collect();
+    let keys = if keys.is_empty() { "null".to_owned() } else { format!("[{}]", keys.join(",")) };
+    header_members(Object::new(), response.header)
+        .raw("id", response.id)
+        .raw("ttl", response.ttl)
+        .raw("granted-ttl", response.granted_ttl)
+        .raw("keys", keys)
+        .end()
+}
+
+fn lease_list(response: &LeaseLeasesResponse) -> String {
+    let leases = array(response.leases.iter().map(|lease| Object::new().raw("id", lease.id)));
+    header_members(Object::new(), response.header).raw("leases", leases).end()
+}
+
+/// An answer without a header never came from a server.
+fn watch(response: &WatchResponse) -> String {
+    let events = match response.header {
+        Some(_) => array(response.events.iter().map(event)),
+        None => "null".to_owned(),
+    };
+    Object::new()
+        .raw("Header", header_members(Object::new(), response.header).end())
+        .raw("Events", events)
+        .raw("CompactRevision", response.compact_revision)
+        .raw("Canceled", response.canceled)
+        .raw("Created", response.created)
+        .end()
+}
+
+fn event(event: &Event) -> Object {
+    Object::new()
+        .int("type", event.r#type)
+        .object("kv", event.kv.as_ref().map(pair))
+        .object("prev_kv", event.prev_kv.as_ref().map(pair))
 }
 
 fn member(member: &Member) -> String {

@@ -6,14 +6,19 @@ mod json;
 mod simple;
 mod table;
 
+use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use kvd_client::proto::etcdserverpb::{
-    DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, LeaseRevokeResponse, Member,
-    MemberListResponse, PutResponse, RangeResponse, StatusResponse, TxnResponse,
+    DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse,
+    LeaseLeasesResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, Member, MemberListResponse,
+    PutResponse, RangeResponse, ResponseHeader, StatusResponse, TxnResponse, WatchResponse,
 };
 use prost::Message;
 
+use crate::command::Outcome;
+use crate::failure::Failure;
 use crate::global::{Format, Global};
 
 /// The forms of commands that concern keys, leases and so on.
@@ -34,6 +39,10 @@ pub(crate) enum Reply {
     Txn(TxnResponse),
     LeaseGrant(LeaseGrantResponse),
     LeaseRevoke { id: i64, response: LeaseRevokeResponse },
+    LeaseTimeToLive { response: LeaseTimeToLiveResponse, with_keys: bool },
+    LeaseList(LeaseLeasesResponse),
+    LeaseKeepAlive(LeaseKeepAliveResponse),
+    Watch(WatchResponse),
     Members(MemberListResponse),
     Statuses(Vec<EndpointStatus>),
     Hashes(Vec<EndpointHash>),
@@ -78,11 +87,43 @@ impl Reply {
             Self::Put(response) => response.encode_to_vec(),
             Self::Delete(response) => response.encode_to_vec(),
             Self::Txn(response) => response.encode_to_vec(),
-            Self::LeaseGrant(response) => response.encode_to_vec(),
+            // Of what it knows about leases etcdctl writes the header alone.
+            Self::LeaseGrant(response) => header(response.header),
+            Self::LeaseTimeToLive { response, .. } => header(response.header),
+            Self::LeaseList(response) => header(response.header),
+            Self::LeaseKeepAlive(response) => header(response.header),
             Self::LeaseRevoke { response, .. } => response.encode_to_vec(),
+            Self::Watch(response) => watch(response).encode_to_vec(),
             Self::Members(response) => response.encode_to_vec(),
             Self::Statuses(_) | Self::Hashes(_) | Self::Healths(_) => Vec::new(),
         }
+    }
+}
+
+/// Prints at once, for commands that go on. Breaks when nobody reads any more.
+pub(crate) fn now(bytes: &[u8]) -> Result<ControlFlow<Outcome>, Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(ControlFlow::Break(Outcome::printed("")))
+        }
+        Err(error) => Err(Failure::error(error.to_string())),
+    }
+}
+
+fn header(header: Option<ResponseHeader>) -> Vec<u8> {
+    header.unwrap_or_default().encode_to_vec()
+}
+
+/// What etcdctl knows of an answer: neither the watch's number nor the server's words.
+fn watch(response: &WatchResponse) -> WatchResponse {
+    WatchResponse {
+        header: Some(response.header.unwrap_or_default()),
+        watch_id: 0,
+        cancel_reason: String::new(),
+        fragment: false,
+        ..response.clone()
     }
 }
 

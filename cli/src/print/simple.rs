@@ -2,7 +2,8 @@
 
 use kvd_client::proto::etcdserverpb::response_op::Response;
 use kvd_client::proto::etcdserverpb::{
-    DeleteRangeResponse, PutResponse, RangeResponse, TxnResponse,
+    DeleteRangeResponse, LeaseTimeToLiveResponse, PutResponse, RangeResponse, TxnResponse,
+    WatchResponse,
 };
 use kvd_client::proto::mvccpb::KeyValue;
 
@@ -21,6 +22,16 @@ pub(super) fn print(reply: &Reply, hex: bool) -> Vec<u8> {
             out.line(format!("lease {id:016x} granted with TTL({ttl}s)"));
         }
         Reply::LeaseRevoke { id, .. } => out.line(format!("lease {id:016x} revoked")),
+        Reply::LeaseTimeToLive { response, with_keys } => out.time_to_live(response, *with_keys),
+        Reply::LeaseList(response) => {
+            out.line(format!("found {} leases", response.leases.len()));
+            response.leases.iter().for_each(|lease| out.line(format!("{:016x}", lease.id)));
+        }
+        Reply::LeaseKeepAlive(response) => {
+            let (id, ttl) = (response.id, response.ttl);
+            out.line(format!("lease {id:016x} keepalived with TTL({ttl})"));
+        }
+        Reply::Watch(response) => out.watch(response),
         Reply::Healths(list) => {
             // The unhealthy ones are named on stderr.
             for at in list.iter().filter(|at| at.error.is_none()) {
@@ -77,6 +88,33 @@ impl Out {
         self.line(response.deleted.to_string());
         for kv in &response.prev_kvs {
             self.pair(kv);
+        }
+    }
+
+    fn time_to_live(&mut self, response: &LeaseTimeToLiveResponse, with_keys: bool) {
+        let LeaseTimeToLiveResponse { id, ttl, granted_ttl, keys, .. } = response;
+        if *granted_ttl == 0 && *ttl == -1 {
+            return self.line(format!("lease {id:016x} already expired"));
+        }
+        let mut line =
+            format!("lease {id:016x} granted with TTL({granted_ttl}s), remaining({ttl}s)");
+        if !with_keys {
+            return self.line(line);
+        }
+        line.push_str(", attached keys([");
+        let keys = keys.join(&b' ');
+        self.line([line.as_bytes(), &keys, b"])"].concat());
+    }
+
+    fn watch(&mut self, response: &WatchResponse) {
+        for event in &response.events {
+            self.line(event.r#type().as_str_name());
+            if let Some(kv) = &event.prev_kv {
+                self.pair(kv);
+            }
+            if let Some(kv) = &event.kv {
+                self.pair(kv);
+            }
         }
     }
 
