@@ -1,42 +1,81 @@
 //! Transcripts of the etcd API: commands, and the whole answers that a server gave.
 //!
 //! A transcript is a goldenscript (`tests/api/scripts/**`). The same commands run against kvd and
-//! against a real etcd, over gRPC. Answers are printed whole: only ids, terms, Raft indexes and
-//! file sizes are masked. The commands, with `[…]` for what may be left out:
+//! against a real etcd, over gRPC. Answers are printed whole: only ids of members, terms, Raft
+//! indexes, file sizes, remaining times and ids that a server chose are masked. The commands, with
+//! `[…]` for what may be left out:
 //!
 //! ```text
 //! put KEY [VALUE] [size=BYTES] [lease=ID] [prev_kv] [ignore_value] [ignore_lease]
+//! puts COUNT …                as put, again and again, `#` counting in key and value;
+//!                             prints the last answer
 //! range KEY [END] [prefix] [rev=N] [limit=N] [target=VALUE] [order=DESCEND] [serializable]
 //!       [keys_only] [count_only] [min_mod=N] [max_mod=N] [min_create=N] [max_create=N]
 //! range_stream …               as range; prints every message
 //! del KEY [END] [prefix] [prev_kv]
 //! > txn [if {COMPARE; …}] [then {OP; …}] [else {OP; …}]
 //! compact N [physical]         hashkv [N]        status
-//! grant ID ttl=SECONDS         revoke ID         member_list
 //! alarm ACTION TYPE            call PATH         an empty message to any method
+//! member_list
 //! restart                      the server is killed and started again on its data
 //! ```
 //!
-//! Any `KEY` may be repeated up to `key_size=BYTES`. `COMPARE` is `version(KEY) = 0`, with `create`, `mod`, `value`, `lease`, a range as `(KEY END)`,
-//! and `!=`, `>`, `<`. `OP` is a put, range, del or txn as above, `unset` for an operation without
+//! Leases. `ID` may be `chosen`, the last one that the server chose.
+//!
+//! ```text
+//! grant ID ttl=SECONDS         revoke ID         leases
+//! ttl ID [keys] [above=N]      the remaining time is masked; `above` checks it
+//! keepalive ID… [stream=NAME]  one stream, a request after the answer to the one before;
+//! keepalive_end NAME           kept open under its name until here
+//! until_ttl ID below=N         asks until less remains; -1 when the lease is gone
+//! until_gone KEY               reads until the key is deleted, prints the last answer
+//! ```
+//!
+//! Watches. `S` names a stream, each with a connection of its own. Commands that read wait for
+//! what they print and leave everything else for later ones. What nobody prints fails the script
+//! when it ends, so whatever must not come is shown by reading something after it.
+//!
+//! ```text
+//! watch_open S [hasleader]     watch_close S     half_close S
+//! watch S KEY [END] [prefix] [rev=N] [id=N] [prev_kv] [noput] [nodelete] [filter=N]
+//!       [progress_notify] [fragment]             creates a watch, prints the reply
+//! watch_many S COUNT …         as watch; prints the last reply
+//! cancel S ID                  cancels it, prints the reply
+//! watch_send S …   cancel_send S ID   progress_send S   empty_send S      only send
+//! created S        canceled S ID      a reply to what was only sent, or the server's own
+//! progress S                   asks until it is answered, as clients do (W20)
+//! notified S ID [rev=N]        a periodic progress response; how many came before is open (W21)
+//! events S COUNT [id=ID]       responses with so many events, as they came; watches by id
+//! replay S COUNT [id=ID]       the same where grouping is open (W16): the events of each watch
+//! fragments S COUNT bytes=N [id=ID]              one response in pieces shorter than N
+//! until_canceled S ID          an event in each revision, any number, until the server cancels
+//! unread S                     what was read before something that is printed already
+//! ```
+//!
+//! Every response is checked besides (`watch/check.rs`); what is wrong is printed as `WRONG …`.
+//!
+//! Any `KEY` may be repeated up to `key_size=BYTES`. `COMPARE` is `version(KEY) = 0`, with
+//! `create`, `mod`, `value`, `lease`, a range as `(KEY END)`, and `!=`, `>`, `<`. `OP` is a put, range, del or txn as above, `unset` for an operation without
 //! content, `repeat N {…}` with `#` counting in keys and values, or `nest N {…}` for N
 //! transactions within each other. Bytes are written `"\xff"`.
 //!
 //! A command tagged `[kvd]` would harm a real etcd and is not sent to it.
 
+mod lease;
 mod print;
 mod request;
 pub mod transcript;
 mod txn;
+mod watch;
 mod word;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 
 use bytes::Bytes;
 use kvd_proto::etcdserverpb as pb;
 use kvd_proto::etcdserverpb::cluster_client::ClusterClient;
 use kvd_proto::etcdserverpb::kv_client::KvClient;
-use kvd_proto::etcdserverpb::lease_client::LeaseClient;
 use kvd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
@@ -45,6 +84,7 @@ use crate::cluster::process::{Cluster, Program};
 
 use self::print::Printer;
 use self::request::Arguments;
+use self::watch::Stream;
 
 /// What kvd's log may warn of: openraft hears of its own first, empty vote after the next one.
 const HARMLESS: [&str; 1] = ["A message will be ignored because Leader vote changed"];
@@ -56,6 +96,8 @@ pub struct Runner {
     cluster: Cluster,
     channel: Channel,
     printer: Printer,
+    streams: BTreeMap<String, Stream>,
+    keepalives: BTreeMap<String, lease::KeepAlives>,
 }
 
 type Output = Result<String, Box<dyn Error>>;
@@ -76,7 +118,15 @@ impl Runner {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let channel = connect(&runtime, &cluster)?;
         let printer = Printer::default();
-        Ok(Self { program: program.clone(), runtime, cluster, channel, printer })
+        Ok(Self {
+            program: program.clone(),
+            runtime,
+            cluster,
+            channel,
+            printer,
+            streams: BTreeMap::new(),
+            keepalives: BTreeMap::new(),
+        })
     }
 
     /// What kvd logged at warning level or above. A real etcd may say what it likes.
@@ -91,10 +141,6 @@ impl Runner {
         KvClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
-    fn lease(&self) -> LeaseClient<Channel> {
-        LeaseClient::new(self.channel.clone())
-    }
-
     fn maintenance(&self) -> MaintenanceClient<Channel> {
         MaintenanceClient::new(self.channel.clone())
     }
@@ -103,6 +149,21 @@ impl Runner {
         let request = request::put(arguments)?;
         let answer = self.runtime.block_on(self.kv().put(request));
         Ok(self.printer.answer(answer, Printer::put))
+    }
+
+    /// The same put again and again, with `#` counting in key and value. Prints the last answer.
+    fn puts(&mut self, mut arguments: Arguments) -> Output {
+        let count: usize = arguments.required("count")?;
+        let request = request::put(arguments)?;
+        let mut printed = String::new();
+        for at in 0..count {
+            let mut request = request.clone();
+            request.key = request::counted(&request.key, at);
+            request.value = request::counted(&request.value, at);
+            let answer = self.runtime.block_on(self.kv().put(request));
+            printed = self.printer.answer(answer, Printer::put);
+        }
+        Ok(printed)
     }
 
     fn range(&mut self, arguments: Arguments) -> Output {
@@ -181,23 +242,6 @@ impl Runner {
         Ok(self.printer.answer(answer, Printer::alarm))
     }
 
-    fn grant(&mut self, mut arguments: Arguments) -> Output {
-        let ttl = arguments.keyed("ttl")?.ok_or("grant needs ttl=SECONDS")?;
-        let id = arguments.required("lease")?;
-        arguments.finish()?;
-        let request = pb::LeaseGrantRequest { ttl, id };
-        let answer = self.runtime.block_on(self.lease().lease_grant(request));
-        Ok(self.printer.answer(answer, Printer::grant))
-    }
-
-    fn revoke(&mut self, mut arguments: Arguments) -> Output {
-        let id = arguments.required("lease")?;
-        arguments.finish()?;
-        let answer =
-            self.runtime.block_on(self.lease().lease_revoke(pb::LeaseRevokeRequest { id }));
-        Ok(self.printer.answer(answer, Printer::revoke))
-    }
-
     fn member_list(&mut self, arguments: &Arguments) -> Output {
         arguments.finish()?;
         let mut client = ClusterClient::new(self.channel.clone());
@@ -239,8 +283,16 @@ impl goldenscript::Runner for Runner {
             return self.txn(text);
         }
         let arguments = Arguments::of(command);
-        match command.name.as_str() {
+        let name = command.name.as_str();
+        if lease::COMMANDS.contains(&name) {
+            return self.lease_command(name, arguments);
+        }
+        if watch::COMMANDS.contains(&name) {
+            return self.watch_command(name, arguments);
+        }
+        match name {
             "put" => self.put(arguments),
+            "puts" => self.puts(arguments),
             "range" => self.range(arguments),
             "range_stream" => self.range_stream(arguments),
             "del" => self.delete(arguments),
@@ -249,20 +301,36 @@ impl goldenscript::Runner for Runner {
             "hashkv" => self.hash_kv(arguments),
             "status" => self.status(&arguments),
             "alarm" => self.alarm(arguments),
-            "grant" => self.grant(arguments),
-            "revoke" => self.revoke(arguments),
             "member_list" => self.member_list(&arguments),
             "call" => self.call(arguments),
             "restart" => self.restart(),
-            name => Err(format!("no command {name}").into()),
+            _ => Err(format!("no command {name}").into()),
         }
+    }
+
+    fn end_script(&mut self) -> Result<(), Box<dyn Error>> {
+        Ok(self.finish_streams()?)
     }
 }
 
 fn connect(runtime: &Runtime, cluster: &Cluster) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(Bytes::from(cluster.endpoints().concat()))?;
     // The window must not be what limits a request that is too large.
-    let endpoint = endpoint.initial_stream_window_size(1 << 22);
+    connect_with_window(runtime, cluster, 1 << 22)
+}
+
+/// A connection for one stream. Its window is small, so that a server soon has to wait for a
+/// client that does not read.
+fn connect_for_watch(runtime: &Runtime, cluster: &Cluster) -> anyhow::Result<Channel> {
+    connect_with_window(runtime, cluster, 1 << 16)
+}
+
+fn connect_with_window(
+    runtime: &Runtime,
+    cluster: &Cluster,
+    bytes: u32,
+) -> anyhow::Result<Channel> {
+    let endpoint = Endpoint::from_shared(Bytes::from(cluster.endpoints().concat()))?;
+    let endpoint = endpoint.initial_stream_window_size(bytes);
     Ok(runtime.block_on(endpoint.connect())?)
 }
 

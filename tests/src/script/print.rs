@@ -19,6 +19,8 @@ pub(super) struct Printer {
     cluster_id: Option<u64>,
     member_id: Option<u64>,
     term: u64,
+    /// The last lease id that a server chose.
+    pub(super) chosen_lease: Option<i64>,
 }
 
 impl Printer {
@@ -161,15 +163,6 @@ impl Printer {
         text
     }
 
-    pub(super) fn grant(&mut self, response: pb::LeaseGrantResponse) -> String {
-        let pb::LeaseGrantResponse { header, id, ttl, error } = response;
-        format!("grant {} id={id} ttl={ttl} error={error:?}", self.header(header))
-    }
-
-    pub(super) fn revoke(&mut self, response: pb::LeaseRevokeResponse) -> String {
-        format!("revoke {}", self.header(response.header))
-    }
-
     pub(super) fn member_list(&mut self, response: pb::MemberListResponse) -> String {
         let mut text = format!("member_list {}", self.header(response.header));
         for member in &response.members {
@@ -187,7 +180,7 @@ impl Printer {
     }
 
     /// A header with what is 0 left out.
-    fn header(&mut self, header: Option<pb::ResponseHeader>) -> String {
+    pub(super) fn header(&mut self, header: Option<pb::ResponseHeader>) -> String {
         let Some(header) = header else { return "no header".to_owned() };
         let mut fields = Vec::new();
         if header.cluster_id != 0 {
@@ -220,11 +213,16 @@ impl Printer {
     }
 }
 
-fn error(status: &Status) -> String {
+/// How a stream ended.
+pub(super) fn end(status: Option<&Status>) -> String {
+    status.map_or("end".to_owned(), error)
+}
+
+pub(super) fn error(status: &Status) -> String {
     format!("error {:?} {:?}", status.code(), status.message())
 }
 
-fn key_value(kv: &KeyValue) -> String {
+pub(super) fn key_value(kv: &KeyValue) -> String {
     format!(
         "{}={} create={} mod={} version={} lease={}",
         quoted(&kv.key),
@@ -237,7 +235,7 @@ fn key_value(kv: &KeyValue) -> String {
 }
 
 /// Bytes in quotes, as a script would write them.
-fn quoted(bytes: &[u8]) -> String {
+pub(super) fn quoted(bytes: &[u8]) -> String {
     if let Some(first) = bytes.first()
         && bytes.len() > UNIFORM_BYTES_MAX
         && bytes.iter().all(|b| b == first)

@@ -12,7 +12,7 @@ use kvd_proto::etcdserverpb as pb;
 use kvd_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 
 /// Words that are never a key's end or a value.
-const FLAGS: [&str; 8] = [
+const FLAGS: [&str; 14] = [
     "prefix",
     "prev_kv",
     "ignore_value",
@@ -21,6 +21,12 @@ const FLAGS: [&str; 8] = [
     "keys_only",
     "count_only",
     "physical",
+    "hasleader",
+    "noput",
+    "nodelete",
+    "progress_notify",
+    "fragment",
+    "keys",
 ];
 
 /// What follows a command's name, not yet understood.
@@ -83,8 +89,13 @@ impl Arguments {
         String::from_utf8(value).map_err(|error| error.to_string())
     }
 
+    /// How many positional arguments are left.
+    pub(super) fn positional_count(&self) -> usize {
+        self.positional.len()
+    }
+
     /// The key, repeated up to `key_size` bytes where that is given.
-    fn key(&mut self) -> Result<Bytes, String> {
+    pub(super) fn key(&mut self) -> Result<Bytes, String> {
         let key = self.positional.pop_front().ok_or("no key given")?;
         Ok(match self.keyed("key_size")? {
             Some(size) => key.into_iter().cycle().take(size).collect(),
@@ -93,7 +104,7 @@ impl Arguments {
     }
 
     /// The end of a range: the next positional argument, or that of the prefix.
-    fn range_end(&mut self, key: &[u8]) -> Bytes {
+    pub(super) fn range_end(&mut self, key: &[u8]) -> Bytes {
         if self.flag("prefix") {
             return prefix_end(key);
         }
@@ -128,6 +139,13 @@ pub(super) fn put(mut arguments: Arguments) -> Result<pb::PutRequest, String> {
     };
     arguments.finish()?;
     Ok(request)
+}
+
+/// Bytes with `#` replaced by a number.
+pub(super) fn counted(bytes: &[u8], count: usize) -> Bytes {
+    let count = count.to_string().into_bytes();
+    let digits = |b: &u8| if *b == b'#' { count.clone() } else { vec![*b] };
+    bytes.iter().flat_map(digits).collect()
 }
 
 /// A range.
