@@ -71,6 +71,8 @@ mod word;
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::future::Future;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kvd_proto::etcdserverpb as pb;
@@ -88,6 +90,9 @@ use self::watch::Stream;
 
 /// What kvd's log may warn of: openraft hears of its own first, empty vote after the next one.
 const HARMLESS: [&str; 1] = ["A message will be ignored because Leader vote changed"];
+
+/// How long what a script waits for may take. Only a failing script waits so long.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs one script against one server of its own.
 pub struct Runner {
@@ -332,6 +337,16 @@ fn connect_with_window(
     let endpoint = Endpoint::from_shared(Bytes::from(cluster.endpoints().concat()))?;
     let endpoint = endpoint.initial_stream_window_size(bytes);
     Ok(runtime.block_on(endpoint.connect())?)
+}
+
+/// Runs `waiting`, and fails the script when it takes too long.
+fn patiently<T>(
+    runtime: &Runtime,
+    what: &str,
+    waiting: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let waited = runtime.block_on(async { tokio::time::timeout(PATIENCE, waiting).await });
+    waited.unwrap_or_else(|_| Err(format!("waited too long for {what}")))
 }
 
 /// What stands before the `=` of a flag.

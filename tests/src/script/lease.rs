@@ -13,14 +13,12 @@ use tonic::{Status, Streaming};
 
 use super::print::{self, Printer, quoted};
 use super::request::Arguments;
-use super::{Output, Runner};
+use super::{Output, Runner, patiently};
 
 /// The commands of this file.
 pub(super) const COMMANDS: [&str; 8] =
     ["grant", "revoke", "keepalive", "keepalive_end", "ttl", "leases", "until_gone", "until_ttl"];
 
-/// How long to wait for what a clock brings. Only a failing script waits so long.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// How often to look.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Requests of one stream that may wait for the connection to take them.
@@ -89,9 +87,8 @@ impl Runner {
         }
         arguments.finish()?;
         let kept = name.as_ref().and_then(|name| self.keepalives.remove(name));
-        let (responses, open) = self.runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, keep_alive(kept, self.lease(), ids)).await
-        })?;
+        let asking = async { Ok(keep_alive(kept, self.lease(), ids).await) };
+        let (responses, open) = patiently(&self.runtime, "a keepalive", asking)?;
         let mut lines = Vec::new();
         for response in responses {
             lines.push(match response {
@@ -118,9 +115,8 @@ impl Runner {
     fn end_of(&mut self, open: KeepAlives) -> Output {
         let KeepAlives { requests, mut responses } = open;
         drop(requests);
-        let end = self
-            .runtime
-            .block_on(async { tokio::time::timeout(PATIENCE, responses.message()).await })?;
+        let ending = async { Ok(responses.message().await) };
+        let end = patiently(&self.runtime, "the stream to end", ending)?;
         Ok(match end {
             Ok(None) => print::end(None),
             Ok(Some(response)) => format!("unasked: {}", self.printer.keepalive(response)),
@@ -159,12 +155,11 @@ impl Runner {
                 next.tick().await;
                 let answer = kv.range(request.clone()).await;
                 if answer.as_ref().map_or(true, |answer| answer.get_ref().count == 0) {
-                    return answer;
+                    return Ok(answer);
                 }
             }
         };
-        let answer =
-            self.runtime.block_on(async { tokio::time::timeout(PATIENCE, looking).await })?;
+        let answer = patiently(&self.runtime, "the key to go", looking)?;
         Ok(self.printer.answer(answer, Printer::range))
     }
 
@@ -178,15 +173,16 @@ impl Runner {
             let mut next = tokio::time::interval(LOOK_EVERY);
             loop {
                 next.tick().await;
-                let response = lease.lease_time_to_live(request).await?.into_inner();
-                if response.ttl < below {
-                    return Ok::<_, Status>(format!("below {below}"));
+                match lease.lease_time_to_live(request).await {
+                    Ok(response) if response.get_ref().ttl < below => {
+                        return Ok(format!("below {below}"));
+                    }
+                    Ok(_) => {}
+                    Err(status) => return Ok(print::error(&status)),
                 }
             }
         };
-        let found =
-            self.runtime.block_on(async { tokio::time::timeout(PATIENCE, looking).await })?;
-        Ok(found.unwrap_or_else(|status| print::error(&status)))
+        Ok(patiently(&self.runtime, "time to pass", looking)?)
     }
 }
 

@@ -9,7 +9,6 @@ mod print;
 mod stream;
 
 use std::error::Error;
-use std::future::Future;
 use std::time::Duration;
 
 use kvd_proto::etcdserverpb as pb;
@@ -17,13 +16,11 @@ use kvd_proto::etcdserverpb::watch_create_request::FilterType;
 use kvd_proto::etcdserverpb::watch_request::RequestUnion;
 
 use super::request::Arguments;
-use super::{Output, Runner, connect_for_watch};
+use super::{Output, Runner, connect_for_watch, patiently};
 
 use self::check::MANUAL_PROGRESS_ID;
 pub(super) use self::stream::Stream;
 
-/// How long a response may take. Only a failing script waits so long.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// After what time a progress request without an answer is sent again, as clients do.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -265,16 +262,6 @@ impl Runner {
         let wrong = stream.take_wrong();
         Ok(self.printer.watch(&[response], wrong))
     }
-}
-
-/// Runs `waiting`, and fails the script when it takes too long.
-fn patiently<T>(
-    runtime: &tokio::runtime::Runtime,
-    what: &str,
-    waiting: impl Future<Output = Result<T, String>>,
-) -> Result<T, String> {
-    let waited = runtime.block_on(async { tokio::time::timeout(PATIENCE, waiting).await });
-    waited.unwrap_or_else(|_| Err(format!("waited too long for {what}")))
 }
 
 /// A watch's id, where nothing else follows.

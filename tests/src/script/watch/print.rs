@@ -190,3 +190,73 @@ fn with_wrong(mut lines: Vec<String>, wrong: Vec<String>) -> String {
     lines.extend(wrong.into_iter().map(|wrong| format!("WRONG {wrong}")));
     lines.join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use kvd_proto::mvccpb::KeyValue;
+
+    use super::*;
+
+    fn put(revision: i64, value: &str) -> Event {
+        let value = value.to_owned().into();
+        let kv = KeyValue { value, mod_revision: revision, ..KeyValue::default() };
+        Event { kv: Some(kv), ..Event::default() }
+    }
+
+    fn response(header: i64, events: &[Event]) -> pb::WatchResponse {
+        let header = pb::ResponseHeader { revision: header, ..pb::ResponseHeader::default() };
+        let events = events.to_vec();
+        pb::WatchResponse { header: Some(header), events, ..pb::WatchResponse::default() }
+    }
+
+    #[test]
+    fn a_replay_reads_the_same_however_it_was_grouped() {
+        let puts = [put(2, "a"), put(3, "b"), put(4, "c")];
+        let one = [response(9, &puts)];
+        let two = [response(3, &puts[..2]), response(4, &puts[2..])];
+        let mut printer = Printer::default();
+        assert_eq!(printer.replay(&one, Vec::new()), printer.replay(&two, Vec::new()));
+        assert_ne!(printer.replay(&two[1..], Vec::new()), printer.replay(&two, Vec::new()));
+    }
+
+    #[test]
+    fn a_change_within_a_long_run_shows() {
+        let mut puts: Vec<Event> = (2..60).map(|revision| put(revision, "a")).collect();
+        let before = events(&puts);
+        assert_eq!(before.len(), 3);
+        puts[30] = put(32, "b");
+        assert_ne!(events(&puts), before);
+        puts.remove(30);
+        assert!(events(&puts).len() > 3, "a gap ends the run");
+    }
+
+    #[test]
+    fn wrong_pieces_show() {
+        let piece = |more, header| {
+            let two = [put(2, "aaaa"), put(2, "bbbb")];
+            pb::WatchResponse { fragment: more, ..response(header, &two) }
+        };
+        let lines = |pieces: &[pb::WatchResponse], bytes| {
+            Printer::default().fragments(pieces, bytes, Vec::new()).lines().count()
+        };
+        let right = lines(&[piece(true, 2), piece(false, 2)], 9);
+        assert_eq!(lines(&[piece(false, 2), piece(false, 2)], 9), right + 1);
+        assert_eq!(lines(&[piece(true, 2), piece(true, 2)], 9), right + 1);
+        assert_eq!(lines(&[piece(true, 2), piece(false, 3)], 9), right + 1);
+        assert_eq!(lines(&[piece(true, 2), piece(false, 2)], 8), right + 2);
+    }
+
+    #[test]
+    fn a_gap_before_the_end_shows() {
+        let canceled = pb::WatchResponse { canceled: true, ..response(0, &[]) };
+        let text = |puts: &[Event]| {
+            let responses = [response(4, puts), canceled.clone()];
+            Printer::default().until_canceled(&responses, Vec::new())
+        };
+        assert_eq!(
+            text(&[put(2, "a"), put(3, "b")]),
+            "events from revision 2 on\nwatch header() id=0 canceled"
+        );
+        assert!(text(&[put(2, "a"), put(4, "b")]).contains("revision 4 follows 2"));
+    }
+}
