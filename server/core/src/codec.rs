@@ -6,6 +6,7 @@
 
 mod outcome;
 mod proposal;
+mod query;
 mod rows;
 pub(crate) mod wire;
 

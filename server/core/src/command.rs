@@ -76,6 +76,10 @@ pub enum Command {
     LeaseRevoke(LeaseRevoke),
     /// Ends a lease whose time is up; nothing if it was revoked and granted anew meanwhile.
     LeaseExpire(LeaseExpire),
+    /// Gives leases their full time again.
+    LeaseRenew(LeaseRenew),
+    /// Notes how much of their time leases have left.
+    LeaseRemaining(LeaseRemaining),
     /// Raises or clears an alarm.
     Alarm(AlarmChange),
     /// A member tells its name, client URLs and incarnation.
@@ -271,6 +275,32 @@ pub struct LeaseExpire {
     pub granted_at: Index,
 }
 
+/// Gives leases their full time again (rule L6): the renewals of many clients in one entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseRenew {
+    /// Which leases; those that do not exist are answered as such.
+    pub ids: Vec<LeaseId>,
+}
+
+/// Notes how much of their time leases have left, so that a restarted member does not start them anew
+/// (rule L16). A lease's next renewal clears it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseRemaining {
+    /// Lease by lease.
+    pub leases: Vec<Remaining>,
+}
+
+/// How much of its time one lease has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remaining {
+    /// Which lease.
+    pub id: LeaseId,
+    /// Index of the grant that is meant; another grant of the same id is left alone.
+    pub granted_at: Index,
+    /// Seconds, rounded up; from one to the time that was granted.
+    pub seconds: i64,
+}
+
 /// Raises or clears an alarm (behaviour.md 6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AlarmChange {
@@ -346,6 +376,8 @@ impl Command {
             | Self::Compact(_)
             | Self::LeaseRevoke(_)
             | Self::LeaseExpire(_)
+            | Self::LeaseRenew(_)
+            | Self::LeaseRemaining(_)
             | Self::Alarm(_)
             | Self::Publish(_)
             | Self::ClusterVersion(_) => false,

@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::command::AlarmKind;
 use crate::event::{Event, KeyValue};
 use crate::ids::{LeaseId, LogId, MemberId, Revision};
+use crate::lease::table::LeaseChange;
 
 /// What one committed entry did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Applied {
     pub outcome: Result<Response, Rejection>,
     /// The changes it made, in order; all belong to `revision`.
     pub events: Vec<Event>,
+    /// What became of leases, in order: what clocks follow.
+    pub leases: Vec<LeaseChange>,
     /// The membership or the members table changed.
     pub members_changed: bool,
 }
@@ -46,6 +49,8 @@ pub enum Response {
     },
     /// A lease was revoked (or expired).
     LeaseRevoke,
+    /// Seconds that each lease was granted, in the order of the command; zero where there is no such lease.
+    LeaseRenew(Vec<i64>),
     /// Alarms that the change touched.
     Alarm(Vec<(MemberId, AlarmKind)>),
 }

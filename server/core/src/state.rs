@@ -4,28 +4,25 @@
 //! configuration (invariant 1). Nothing is durable here: [`State::checkpoint`] says what a checkpoint must write.
 
 mod check;
+mod leases;
 mod open;
 
 use std::sync::{Arc, Weak};
 
-use bytes::Bytes;
-
+use self::leases::lease_row;
 use crate::checkpoint::{Checkpoint, CheckpointStore, Meta, Table};
 use crate::codec::{decode_proposal, encode_lease};
-use crate::command::{
-    AlarmKind, Command, Compact, DeleteRange, Entry, LeaseExpire, LeaseGrant, Membership, Put, Txn,
-};
+use crate::command::{AlarmKind, Command, Compact, DeleteRange, Entry, Membership, Put, Txn};
 use crate::event::Event;
-use crate::ids::{Index, LeaseId, LogId, Revision};
-use crate::lease::table::LeaseTerms;
-use crate::limits::LEASE_TTL_SECONDS_MAX;
+use crate::ids::{Index, LogId, Revision};
+use crate::lease::table::LeaseChange;
 use crate::mvcc::compact::{self, Sweep};
 use crate::mvcc::history::ReadError;
 use crate::mvcc::write::Writing;
 use crate::mvcc::{Shared, txn};
 use crate::outcome::{Applied, Fatal, Rejection, Response, TxnAnswer};
 use crate::snapshot::Capture;
-use crate::tables::{Rows, Tables, id_row};
+use crate::tables::{Rows, Tables};
 use crate::view::{Mark, StateHash, View, ViewParts};
 
 pub use crate::mvcc::compact::CompactProgress;
@@ -98,6 +95,7 @@ impl State {
             members_changed: entry.membership.is_some() || published,
             outcome: done.outcome,
             events: done.events,
+            leases: done.leases,
         })
     }
 
@@ -205,17 +203,18 @@ impl State {
 struct Done {
     outcome: Result<Response, Rejection>,
     events: Vec<Event>,
+    leases: Vec<LeaseChange>,
 }
 
 impl Done {
     fn nothing(response: Response) -> Self {
-        Self { outcome: Ok(response), events: Vec::new() }
+        Self { outcome: Ok(response), events: Vec::new(), leases: Vec::new() }
     }
 }
 
 impl From<Rejection> for Done {
     fn from(rejection: Rejection) -> Self {
-        Self { outcome: Err(rejection), events: Vec::new() }
+        Self { outcome: Err(rejection), events: Vec::new(), leases: Vec::new() }
     }
 }
 
@@ -231,7 +230,12 @@ impl State {
             | Command::Compact(_)
             | Command::LeaseRevoke(_)
             | Command::LeaseExpire(_) => (true, false),
-            Command::Alarm(_) | Command::Publish(_) | Command::ClusterVersion(_) => (false, false),
+            // Renewals go on while nothing else does, as in etcd, where they are no entries.
+            Command::LeaseRenew(_)
+            | Command::LeaseRemaining(_)
+            | Command::Alarm(_)
+            | Command::Publish(_)
+            | Command::ClusterVersion(_) => (false, false),
         };
         if stopped_by_corruption && alarmed(AlarmKind::Corrupt) {
             return Err(Rejection::Corrupt);
@@ -256,6 +260,8 @@ impl State {
             Command::LeaseGrant(grant) => self.lease_grant(index, *grant),
             Command::LeaseRevoke(revoke) => self.lease_revoke(revoke.id)?,
             Command::LeaseExpire(expire) => self.lease_expire(*expire)?,
+            Command::LeaseRenew(renew) => self.lease_renew(renew),
+            Command::LeaseRemaining(remaining) => self.lease_remaining(remaining),
             Command::Alarm(change) => {
                 let touched = self.tables.change_alarm(*change, &mut self.rows);
                 Done::nothing(Response::Alarm(touched))
@@ -315,44 +321,6 @@ impl State {
         }
     }
 
-    fn lease_grant(&mut self, index: Index, grant: LeaseGrant) -> Done {
-        if grant.id == LeaseId(0) {
-            return Rejection::LeaseNotFound.into();
-        }
-        if grant.ttl_seconds > LEASE_TTL_SECONDS_MAX {
-            return Rejection::LeaseTtlTooLarge.into();
-        }
-        let terms = LeaseTerms { ttl_seconds: grant.ttl_seconds, granted_at: index };
-        let mut keys = self.shared.write();
-        if keys.leases.contains(grant.id) {
-            return Rejection::LeaseExists.into();
-        }
-        keys.leases.grant(grant.id, terms);
-        self.rows.replace(Table::Lease, lease_row(grant.id), None, Some(encode_lease(terms)));
-        Done::nothing(Response::LeaseGrant { id: grant.id, ttl_seconds: grant.ttl_seconds })
-    }
-
-    fn lease_revoke(&mut self, id: LeaseId) -> Result<Done, Fatal> {
-        let Some(lease) = self.shared.read().leases.info(id) else {
-            return Ok(Rejection::LeaseNotFound.into());
-        };
-        let mut writing = self.writing(false);
-        writing.delete_keys(&lease.keys)?;
-        let written = Written::by(writing);
-        self.shared.write().leases.remove(id);
-        self.rows.replace(Table::Lease, lease_row(id), Some(encode_lease(lease.terms)), None);
-        Ok(self.written(written, Response::LeaseRevoke))
-    }
-
-    /// Nothing if that grant is over already (hazard A10).
-    fn lease_expire(&mut self, expire: LeaseExpire) -> Result<Done, Fatal> {
-        let terms = self.shared.read().leases.get(expire.id).map(|lease| lease.terms);
-        match terms {
-            Some(terms) if terms.granted_at == expire.granted_at => self.lease_revoke(expire.id),
-            _ => Ok(Done::nothing(Response::None)),
-        }
-    }
-
     fn set_membership(&mut self, log_id: LogId, membership: &Membership) {
         self.tables.set_membership(membership, &mut self.rows);
         self.membership = Arc::new((Some(log_id), membership.clone()));
@@ -389,7 +357,7 @@ impl State {
     fn written(&mut self, written: Written, response: Response) -> Done {
         self.history_hash = written.history_hash;
         self.revision = written.revision;
-        Done { outcome: Ok(response), events: written.events }
+        Done { events: written.events, ..Done::nothing(response) }
     }
 
     fn hash(&self) -> StateHash {
@@ -419,9 +387,4 @@ impl State {
         };
         View { parts: Arc::new(parts) }
     }
-}
-
-/// A lease's row id.
-fn lease_row(id: LeaseId) -> Bytes {
-    id_row(id.0.cast_unsigned())
 }

@@ -29,6 +29,13 @@ pub struct StateHash {
     pub history: u64,
 }
 
+impl StateHash {
+    /// Both in 32 bits, as etcd's Hash answers: CRC-32C over their big-endian bytes.
+    pub fn folded(self) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(&self.live.to_be_bytes()), &self.history.to_be_bytes())
+    }
+}
+
 /// Held by all Views of one compaction mark; its count tells whether one is still alive.
 #[derive(Debug)]
 pub(crate) struct Mark {
@@ -188,6 +195,11 @@ impl View {
     /// A lease with its keys, as it is now.
     pub fn lease(&self, id: LeaseId) -> Option<LeaseInfo> {
         self.parts.shared.read().leases.info(id)
+    }
+
+    /// What a lease was granted, if it exists now.
+    pub fn lease_terms(&self, id: LeaseId) -> Option<LeaseTerms> {
+        self.parts.shared.read().leases.get(id).map(|lease| lease.terms)
     }
 
     /// All leases as they are now, by id.

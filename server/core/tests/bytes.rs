@@ -10,8 +10,9 @@ use kvd_core::codec::{
 };
 use kvd_core::command::{
     Actor, AlarmChange, AlarmKind, ClusterVersion, Command, Compact, Compare, CompareOperator,
-    CompareTarget, DeleteRange, LeaseExpire, LeaseGrant, LeaseRevoke, Membership, Proposal,
-    Publish, Put, RangeQuery, RequestId, RevisionFilter, SortOrder, SortTarget, Txn, TxnOp,
+    CompareTarget, DeleteRange, LeaseExpire, LeaseGrant, LeaseRemaining, LeaseRenew, LeaseRevoke,
+    Membership, Proposal, Publish, Put, RangeQuery, Remaining, RequestId, RevisionFilter,
+    SortOrder, SortTarget, Txn, TxnOp,
 };
 use kvd_core::ids::{Incarnation, Index, LeaseId, MemberId, Revision};
 use kvd_core::limits::TXN_DEPTH_MAX;
@@ -77,6 +78,10 @@ fn commands() -> Vec<Command> {
             incarnation: Incarnation(5),
         }),
         Command::ClusterVersion(ClusterVersion { major: 3, minor: 6 }),
+        Command::LeaseRenew(LeaseRenew { ids: vec![LeaseId(1), LeaseId(-300)] }),
+        Command::LeaseRemaining(LeaseRemaining {
+            leases: vec![Remaining { id: LeaseId(1), granted_at: Index(300), seconds: 59 }],
+        }),
     ]
 }
 
@@ -122,6 +127,9 @@ fn formats_are_locked() {
     lines.push(format!("meta {}", hex(&encode_meta(&meta()))));
     let refused = encode_outcome(common::log_id(2), Revision(1), &Err(Rejection::NoSpace));
     lines.push(format!("refused {}", hex(&refused)));
+    let renewed = Ok(Response::LeaseRenew(vec![60, 0]));
+    let renewed = encode_outcome(common::log_id(2), Revision(1), &renewed);
+    lines.push(format!("renewed {}", hex(&renewed)));
     let text = lines.join("\n") + "\n";
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/formats");
     if std::env::var_os("UPDATE_GOLDENFILES").is_some() {

@@ -233,6 +233,7 @@ fn from_reply(reply: ProposeReply) -> Attempt {
                 revision,
                 outcome,
                 events: Vec::new(),
+                leases: Vec::new(),
                 members_changed: false,
             }),
             // It was applied, but what it answered cannot be read.

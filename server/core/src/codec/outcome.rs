@@ -128,6 +128,13 @@ fn write_response(out: &mut Writer, response: &Response) {
                 out.u8(alarm_number(*kind));
             }
         }
+        Response::LeaseRenew(granted) => {
+            out.u8(9);
+            out.u64(granted.len() as u64);
+            for seconds in granted {
+                out.i64(*seconds);
+            }
+        }
     }
 }
 
@@ -143,6 +150,7 @@ fn read_response(input: &mut Reader, tag: u8) -> Result<Response, DecodeError> {
         8 => Response::Alarm(
             input.list(|input| Ok((MemberId(input.u64()?), alarm_kind(input.u8()?)?)))?,
         ),
+        9 => Response::LeaseRenew(input.list(Reader::i64)?),
         found => return Err(DecodeError::Tag { what: "response", found }),
     })
 }

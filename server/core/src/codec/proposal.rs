@@ -3,11 +3,12 @@
 use bytes::Bytes;
 
 use super::DecodeError;
+use super::query::{read_query, write_query};
 use super::wire::{Reader, Writer};
 use crate::command::{
     Actor, AlarmChange, AlarmKind, ClusterVersion, Command, Compact, Compare, CompareOperator,
-    CompareTarget, DeleteRange, LeaseExpire, LeaseGrant, LeaseRevoke, Proposal, Publish, Put,
-    RangeQuery, RequestId, RevisionFilter, SortOrder, SortTarget, Txn, TxnOp,
+    CompareTarget, DeleteRange, LeaseExpire, LeaseGrant, LeaseRemaining, LeaseRenew, LeaseRevoke,
+    Proposal, Publish, Put, Remaining, RequestId, Txn, TxnOp,
 };
 use crate::ids::{Incarnation, Index, LeaseId, MemberId};
 use crate::limits::TXN_DEPTH_MAX;
@@ -93,6 +94,22 @@ fn write_command(out: &mut Writer, command: &Command) {
             out.u64(version.major.into());
             out.u64(version.minor.into());
         }
+        Command::LeaseRenew(renew) => {
+            out.u8(11);
+            out.u64(renew.ids.len() as u64);
+            for id in &renew.ids {
+                out.i64(id.0);
+            }
+        }
+        Command::LeaseRemaining(remaining) => {
+            out.u8(12);
+            out.u64(remaining.leases.len() as u64);
+            for lease in &remaining.leases {
+                out.i64(lease.id.0);
+                out.u64(lease.granted_at.0);
+                out.i64(lease.seconds);
+            }
+        }
     }
 }
 
@@ -122,8 +139,17 @@ fn read_command(input: &mut Reader) -> Result<Command, DecodeError> {
             incarnation: Incarnation(input.u64()?),
         }),
         10 => Command::ClusterVersion(ClusterVersion { major: input.u32()?, minor: input.u32()? }),
+        11 => {
+            Command::LeaseRenew(LeaseRenew { ids: input.list(|input| Ok(LeaseId(input.i64()?)))? })
+        }
+        12 => Command::LeaseRemaining(LeaseRemaining { leases: input.list(read_remaining)? }),
         found => return Err(DecodeError::Tag { what: "command", found }),
     })
+}
+
+fn read_remaining(input: &mut Reader) -> Result<Remaining, DecodeError> {
+    let (id, granted_at) = (LeaseId(input.i64()?), Index(input.u64()?));
+    Ok(Remaining { id, granted_at, seconds: input.i64()? })
 }
 
 /// The number of an alarm in every format of ours.
@@ -143,7 +169,7 @@ pub(crate) fn alarm_kind(number: u8) -> Result<AlarmKind, DecodeError> {
     }
 }
 
-fn write_range(out: &mut Writer, range: &KeyRange) {
+pub(super) fn write_range(out: &mut Writer, range: &KeyRange) {
     match range {
         KeyRange::Key(key) => {
             out.u8(0);
@@ -161,7 +187,7 @@ fn write_range(out: &mut Writer, range: &KeyRange) {
     }
 }
 
-fn read_range(input: &mut Reader) -> Result<KeyRange, DecodeError> {
+pub(super) fn read_range(input: &mut Reader) -> Result<KeyRange, DecodeError> {
     match input.u8()? {
         0 => Ok(KeyRange::Key(input.bytes()?)),
         1 => Ok(KeyRange::Between { start: input.bytes()?, end: input.bytes()? }),
@@ -307,79 +333,4 @@ fn read_compare(input: &mut Reader) -> Result<Compare, DecodeError> {
         found => return Err(DecodeError::Tag { what: "compare target", found }),
     };
     Ok(Compare { range, operator, target })
-}
-
-const KEYS_ONLY: u8 = 1;
-const COUNT_ONLY: u8 = 2;
-
-fn write_query(out: &mut Writer, query: &RangeQuery) {
-    write_range(out, &query.range);
-    out.option(query.revision, Writer::revision);
-    out.option(query.limit, Writer::u64);
-    out.u8(match query.sort_target {
-        SortTarget::Key => 0,
-        SortTarget::Version => 1,
-        SortTarget::Create => 2,
-        SortTarget::Mod => 3,
-        SortTarget::Value => 4,
-    });
-    out.u8(match query.sort_order {
-        SortOrder::None => 0,
-        SortOrder::Ascend => 1,
-        SortOrder::Descend => 2,
-    });
-    out.u8(u8::from(query.keys_only) * KEYS_ONLY + u8::from(query.count_only) * COUNT_ONLY);
-    let filter = query.filter;
-    let bounded = filter != RevisionFilter::default();
-    out.option(bounded.then_some(filter), |out, filter| {
-        out.i64(filter.min_mod);
-        out.i64(filter.max_mod);
-        out.i64(filter.min_create);
-        out.i64(filter.max_create);
-    });
-}
-
-fn read_query(input: &mut Reader) -> Result<RangeQuery, DecodeError> {
-    let range = read_range(input)?;
-    let revision = input.option(Reader::revision)?;
-    let limit = input.option(Reader::u64)?;
-    let sort_target = match input.u8()? {
-        0 => SortTarget::Key,
-        1 => SortTarget::Version,
-        2 => SortTarget::Create,
-        3 => SortTarget::Mod,
-        4 => SortTarget::Value,
-        found => return Err(DecodeError::Tag { what: "sort target", found }),
-    };
-    let sort_order = match input.u8()? {
-        0 => SortOrder::None,
-        1 => SortOrder::Ascend,
-        2 => SortOrder::Descend,
-        found => return Err(DecodeError::Tag { what: "sort order", found }),
-    };
-    let flags = input.u8()?;
-    if flags & !(KEYS_ONLY | COUNT_ONLY) != 0 {
-        return Err(DecodeError::Tag { what: "range flags", found: flags });
-    }
-    let filter = input.option(|input| {
-        Ok(RevisionFilter {
-            min_mod: input.i64()?,
-            max_mod: input.i64()?,
-            min_create: input.i64()?,
-            max_create: input.i64()?,
-        })
-    })?;
-    if filter == Some(RevisionFilter::default()) {
-        return Err(DecodeError::Contradiction("a filter that filters nothing"));
-    }
-    Ok(RangeQuery {
-        range,
-        revision,
-        limit,
-        sort_target,
-        sort_order,
-        keys_only: flags & KEYS_ONLY != 0,
-        count_only: flags & COUNT_ONLY != 0,
-        filter: filter.unwrap_or_default(),
-    })
 }

@@ -1,3 +1,4 @@
-//! Leases as every member agrees on them. Clocks are the leader's private business and not here.
+//! Leases: what every member agrees on, and how one member counts the time. The time itself comes from outside.
 
+pub mod deadlines;
 pub mod table;

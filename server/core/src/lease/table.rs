@@ -17,6 +17,31 @@ pub struct LeaseTerms {
     pub ttl_seconds: i64,
     /// The entry that granted it; tells two grants of one id apart (hazard A10).
     pub granted_at: Index,
+    /// Seconds that were left when this was last noted; zero when all of them are (rule L16). Only who has no
+    /// clock of its own goes by it: a member that starts, or takes another's state.
+    pub remaining_seconds: i64,
+}
+
+/// What became of a lease: what the clocks of a member follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseChange {
+    /// It was granted.
+    Granted {
+        /// Its id.
+        id: LeaseId,
+        /// What was granted.
+        terms: LeaseTerms,
+    },
+    /// It has all of its time again.
+    Renewed {
+        /// Its id.
+        id: LeaseId,
+    },
+    /// It was revoked or its time was up.
+    Ended {
+        /// Its id.
+        id: LeaseId,
+    },
 }
 
 /// A lease with its keys, as it is now.
@@ -57,6 +82,10 @@ impl Leases {
 
     pub(crate) fn grant(&mut self, id: LeaseId, terms: LeaseTerms) {
         self.leases.insert(id, Lease { terms, keys: BTreeSet::new() });
+    }
+
+    pub(crate) fn get_mut(&mut self, id: LeaseId) -> Option<&mut Lease> {
+        self.leases.get_mut(&id)
     }
 
     pub(crate) fn remove(&mut self, id: LeaseId) {

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use kvd_core::codec::encode_proposal;
 use kvd_core::command::{
     AlarmChange, AlarmKind, ClusterVersion, Command, Compact, Compare, CompareOperator,
-    CompareTarget, DeleteRange, Entry, LeaseExpire, LeaseGrant, LeaseRevoke, Membership, Proposal,
-    Publish, Put, RangeQuery, RevisionFilter, SortOrder, SortTarget, Txn, TxnOp,
+    CompareTarget, DeleteRange, Entry, LeaseExpire, LeaseGrant, LeaseRemaining, LeaseRenew,
+    LeaseRevoke, Membership, Proposal, Publish, Put, RangeQuery, Remaining, RevisionFilter,
+    SortOrder, SortTarget, Txn, TxnOp,
 };
 use kvd_core::ids::{Incarnation, Index, LeaseId, LogId, MemberId, Revision, Term};
 use kvd_core::range::KeyRange;
@@ -186,6 +187,12 @@ pub(crate) fn command() -> BoxedStrategy<Command> {
         2 => lease().prop_map(|id| Command::LeaseRevoke(LeaseRevoke { id })),
         2 => (lease(), 1_u64..60).prop_map(|(id, index)| {
             Command::LeaseExpire(LeaseExpire { id, granted_at: Index(index) })
+        }),
+        2 => proptest::collection::vec(lease(), 0..4)
+            .prop_map(|ids| Command::LeaseRenew(LeaseRenew { ids })),
+        2 => proptest::collection::vec((lease(), 1_u64..60, 0_i64..100), 0..4).prop_map(|all| {
+            let one = |(id, index, seconds)| Remaining { id, granted_at: Index(index), seconds };
+            Command::LeaseRemaining(LeaseRemaining { leases: all.into_iter().map(one).collect() })
         }),
         1 => (proptest::bool::weighted(0.2), 1_u64..3, kind).prop_map(|(raise, member, kind)| {
             Command::Alarm(AlarmChange { raise, member: MemberId(member), kind })

@@ -7,8 +7,8 @@
 use bytes::Bytes;
 use kvd_core::command::{
     AlarmChange, AlarmKind, Command, Compact, Compare, CompareOperator, CompareTarget, DeleteRange,
-    LeaseExpire, LeaseGrant, LeaseRevoke, Put, RangeQuery, RevisionFilter, SortOrder, SortTarget,
-    Txn, TxnOp,
+    LeaseExpire, LeaseGrant, LeaseRemaining, LeaseRenew, LeaseRevoke, Put, RangeQuery, Remaining,
+    RevisionFilter, SortOrder, SortTarget, Txn, TxnOp,
 };
 use kvd_core::ids::{Index, LeaseId, MemberId, Revision};
 use kvd_core::range::KeyRange;
@@ -228,6 +228,16 @@ fn command() -> BoxedStrategy<Command> {
             let granted_at = Index(place.cast_unsigned());
             Command::LeaseExpire(LeaseExpire { id, granted_at })
         }),
+        2 => vec(lease(), 0..4)
+            .prop_map(|ids| Command::LeaseRenew(LeaseRenew { ids })),
+        3 => vec((lease(), place(), -1_i64..101), 0..3).prop_map(|all| {
+            let one = |(id, place, seconds): (_, i64, _)| Remaining {
+                id,
+                granted_at: Index(place.cast_unsigned()),
+                seconds,
+            };
+            Command::LeaseRemaining(LeaseRemaining { leases: all.into_iter().map(one).collect() })
+        }),
         1 => (proptest::bool::weighted(0.4), 1_u64..3, kind).prop_map(|(raise, member, kind)| {
             Command::Alarm(AlarmChange { raise, member: MemberId(member), kind })
         }),
@@ -261,9 +271,12 @@ impl Places<'_> {
                 compact.revision = if at_latest { latest } else { anywhere };
             }
             Command::LeaseExpire(expire) => {
-                // Mostly the grant that stands, sometimes another.
-                let grant = self.0.leases.get(&expire.id).map_or(1, |(_, granted_at)| *granted_at);
-                expire.granted_at = Index(grant + u64::from(expire.granted_at.0 % 4 == 3));
+                expire.granted_at = self.grant(expire.id, expire.granted_at);
+            }
+            Command::LeaseRemaining(remaining) => {
+                for lease in &mut remaining.leases {
+                    lease.granted_at = self.grant(lease.id, lease.granted_at);
+                }
             }
             Command::Alarm(change) if !change.raise && change.member == MemberId(1) => {
                 // Half of them clear one that is raised: else most commands would be refused.
@@ -273,6 +286,12 @@ impl Places<'_> {
             }
             _ => {}
         }
+    }
+
+    /// Mostly the grant that stands, sometimes another.
+    fn grant(&self, id: LeaseId, place: Index) -> Index {
+        let grant = self.0.leases.get(&id).map_or(1, |lease| lease.granted_at);
+        Index(grant + u64::from(place.0 % 4 == 3))
     }
 
     pub(crate) fn read(&self, read: &mut Read) {

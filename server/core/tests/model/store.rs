@@ -8,10 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use kvd_core::command::{
-    AlarmChange, AlarmKind, Command, DeleteRange, LeaseGrant, Put, Txn, TxnOp,
+    AlarmChange, AlarmKind, Command, DeleteRange, LeaseGrant, LeaseRemaining, LeaseRenew, Put, Txn,
+    TxnOp,
 };
 use kvd_core::event::{Event, EventKind, KeyValue};
-use kvd_core::ids::{ChangeId, LeaseId, MemberId, Revision};
+use kvd_core::ids::{ChangeId, Index, LeaseId, MemberId, Revision};
+use kvd_core::lease::table::{LeaseChange, LeaseTerms};
 use kvd_core::outcome::{DeleteAnswer, PutAnswer, Rejection, Response};
 use kvd_core::range::KeyRange;
 
@@ -22,6 +24,15 @@ use super::expect::TxnExpect;
 pub(crate) struct Live {
     pub(crate) kv: KeyValue,
     pub(crate) change: ChangeId,
+}
+
+/// A lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) ttl: i64,
+    pub(crate) granted_at: u64,
+    /// Zero where all of the time is left.
+    pub(crate) remaining: i64,
 }
 
 /// All live keys of one moment.
@@ -36,8 +47,7 @@ pub(crate) struct Model {
     pub(crate) changes: Vec<Event>,
     /// `None` when never compacted (rule M10).
     pub(crate) compacted: Option<i64>,
-    /// Time to live and index of grant.
-    pub(crate) leases: BTreeMap<LeaseId, (i64, u64)>,
+    pub(crate) leases: BTreeMap<LeaseId, Lease>,
     pub(crate) alarms: BTreeSet<(MemberId, AlarmKind)>,
 }
 
@@ -57,6 +67,7 @@ pub(crate) type Refusal = Vec<Rejection>;
 pub(crate) struct Told {
     pub(crate) outcome: Result<Answer, Refusal>,
     pub(crate) events: Vec<Event>,
+    pub(crate) leases: Vec<LeaseChange>,
 }
 
 /// One write transaction under way (rule M2).
@@ -109,6 +120,7 @@ impl Model {
     /// Applies a command as the entry of that index.
     pub(crate) fn apply(&mut self, index: u64, command: &Command) -> Told {
         let mut work = self.begin();
+        let before = self.leases.clone();
         let outcome = match (self.admit(command), command) {
             (Err(rejection), _) => Err(vec![rejection]),
             (Ok(()), Command::Txn(txn)) => self.txn(txn, &mut work).map(Answer::Txn),
@@ -122,7 +134,32 @@ impl Model {
             self.states.push(work.keys);
             self.changes.extend(events.iter().cloned());
         }
-        Told { outcome, events }
+        let leases = self.lease_changes(&before, command, outcome.is_ok());
+        Told { outcome, events, leases }
+    }
+
+    /// What clocks must be told: by what is there and was not, and the other way round.
+    fn lease_changes(
+        &self,
+        before: &BTreeMap<LeaseId, Lease>,
+        command: &Command,
+        done: bool,
+    ) -> Vec<LeaseChange> {
+        if let (Command::LeaseRenew(renew), true) = (command, done) {
+            let known = renew.ids.iter().filter(|id| self.leases.contains_key(id));
+            return known.map(|id| LeaseChange::Renewed { id: *id }).collect();
+        }
+        let granted = self.leases.iter().filter(|(id, _)| !before.contains_key(id));
+        let granted = granted.map(|(id, lease)| LeaseChange::Granted {
+            id: *id,
+            terms: LeaseTerms {
+                ttl_seconds: lease.ttl,
+                granted_at: Index(lease.granted_at),
+                remaining_seconds: 0,
+            },
+        });
+        let ended = before.keys().filter(|id| !self.leases.contains_key(id));
+        granted.chain(ended.map(|id| LeaseChange::Ended { id: *id })).collect()
     }
 
     pub(crate) fn begin(&self) -> Work {
@@ -135,7 +172,11 @@ impl Model {
         let raised = |kind| self.alarms.iter().any(|(_, alarm)| *alarm == kind);
         let write = !matches!(
             command,
-            Command::Alarm(_) | Command::Publish(_) | Command::ClusterVersion(_)
+            Command::Alarm(_)
+                | Command::Publish(_)
+                | Command::ClusterVersion(_)
+                | Command::LeaseRenew(_)
+                | Command::LeaseRemaining(_)
         );
         if write && raised(AlarmKind::Corrupt) {
             return Err(Rejection::Corrupt);
@@ -179,11 +220,16 @@ impl Model {
             Command::LeaseGrant(grant) => self.grant(index, *grant)?,
             Command::LeaseRevoke(revoke) => self.revoke(revoke.id, work)?,
             Command::LeaseExpire(expire) => match self.leases.get(&expire.id) {
-                Some((_, granted_at)) if *granted_at == expire.granted_at.0 => {
+                Some(lease) if lease.granted_at == expire.granted_at.0 => {
                     self.revoke(expire.id, work)?
                 }
                 _ => Response::None,
             },
+            Command::LeaseRenew(renew) => Response::LeaseRenew(self.renew(renew)),
+            Command::LeaseRemaining(remaining) => {
+                self.note_remaining(remaining);
+                Response::None
+            }
             Command::Alarm(change) => Response::Alarm(self.alarm(*change)),
             Command::Txn(_) | Command::Publish(_) | Command::ClusterVersion(_) => Response::None,
         })
@@ -202,8 +248,33 @@ impl Model {
         if self.leases.contains_key(&grant.id) {
             return Err(Rejection::LeaseExists);
         }
-        self.leases.insert(grant.id, (grant.ttl_seconds, index));
+        let lease = Lease { ttl: grant.ttl_seconds, granted_at: index, remaining: 0 };
+        self.leases.insert(grant.id, lease);
         Ok(Response::LeaseGrant { id: grant.id, ttl_seconds: grant.ttl_seconds })
+    }
+
+    /// Rule L6: zero for an unknown lease; the whole time is left again.
+    fn renew(&mut self, renew: &LeaseRenew) -> Vec<i64> {
+        let granted = renew.ids.iter().map(|id| {
+            self.leases.get_mut(id).map_or(0, |lease| {
+                lease.remaining = 0;
+                lease.ttl
+            })
+        });
+        granted.collect()
+    }
+
+    /// Rule L16: of this grant, and no more than was granted.
+    fn note_remaining(&mut self, remaining: &LeaseRemaining) {
+        for noted in &remaining.leases {
+            if let Some(lease) = self.leases.get_mut(&noted.id)
+                && lease.granted_at == noted.granted_at.0
+                && noted.seconds > 0
+                && noted.seconds <= lease.ttl
+            {
+                lease.remaining = noted.seconds;
+            }
+        }
     }
 
     /// Rule L5: all attached keys, sorted, in one revision.

@@ -17,7 +17,7 @@ use kvd_core::view::{Access, ReadError, View};
 
 use super::member::Member;
 use super::steps::{Places, Read, Step};
-use super::store::{Model, Told};
+use super::store::{Lease, Model, Told};
 use super::txn::{accepted, accepted_branch};
 
 /// What disagreed; the steps up to there, as taken, are in it.
@@ -155,8 +155,9 @@ impl World {
         if let Some(told) = &told {
             compare(&applied, told, self.model.revision())?;
         }
-        let same = (&applied.events, applied.revision, applied.outcome.as_ref().err())
-            == (&silent.events, silent.revision, silent.outcome.as_ref().err());
+        let said = |applied: &Applied| (applied.revision, applied.outcome.as_ref().err().cloned());
+        let same = said(&applied) == said(&silent)
+            && (&applied.events, &applied.leases) == (&silent.events, &silent.leases);
         if !same {
             return Err(format!("without an answer it does {silent:?} instead of {applied:?}"));
         }
@@ -228,11 +229,18 @@ impl World {
             .model
             .leases
             .iter()
-            .map(|(id, (ttl, granted_at))| (*id, *ttl, *granted_at, self.model.lease_keys(*id)))
+            .map(|(id, lease)| (*id, *lease, self.model.lease_keys(*id)))
             .collect();
         let leases = view.leases().into_iter().filter_map(|(id, _)| view.lease(id));
         let answer: Vec<_> = leases
-            .map(|info| (info.id, info.terms.ttl_seconds, info.terms.granted_at.0, info.keys))
+            .map(|info| {
+                let lease = Lease {
+                    ttl: info.terms.ttl_seconds,
+                    granted_at: info.terms.granted_at.0,
+                    remaining: info.terms.remaining_seconds,
+                };
+                (info.id, lease, info.keys)
+            })
             .collect();
         agree(expected == answer, &expected, &answer)?;
         agree(&self.model.alarms == view.alarms(), &self.model.alarms, view.alarms())?;
@@ -255,7 +263,8 @@ fn compare(applied: &Applied, told: &Told, revision: i64) -> Result<(), String> 
         (Err(refusal), Err(rejection)) => refusal.contains(rejection),
         _ => false,
     };
-    let agreed = outcome && told.events == applied.events && revision == applied.revision.0;
+    let facts = told.events == applied.events && told.leases == applied.leases;
+    let agreed = outcome && facts && revision == applied.revision.0;
     agree(agreed, &(revision, told), applied)
 }
 
