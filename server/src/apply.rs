@@ -20,6 +20,7 @@ use kvd_core::view::View;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::feed::{Changes, Feed};
+use crate::lease_clock::LeaseClock;
 use crate::limits::{APPLY_SLICE_ENTRIES, CHECKPOINT_BYTES, UNSEALED_BYTES_MAX};
 use crate::threads::{Threads, Worker, drop_aside, serve_queue};
 
@@ -121,15 +122,17 @@ pub(crate) type SendCheckpoint = Box<dyn FnMut(u64, Checkpoint) + Send>;
 
 impl Applier {
     /// Starts the applier on a state. `send_checkpoint` must not block; a checkpoint is cut after `entries_max`
-    /// entries, or sooner; `fatal` is told why the member must stop.
+    /// entries, or sooner; `fatal` is told why the member must stop; `leases` follows what becomes of leases.
     pub(crate) fn start(
         threads: Threads,
         mut state: State,
         send_checkpoint: SendCheckpoint,
         entries_max: u64,
         fatal: Box<dyn Fn(String) + Send>,
+        leases: LeaseClock,
     ) -> std::io::Result<Self> {
         let published = Published::new(state.publish());
+        leases.load(&published.view());
         let (queue, work) = mpsc::channel(QUEUE);
         let feed = Feed::default();
         let worker = ApplyWorker {
@@ -146,6 +149,7 @@ impl Applier {
             compaction_blocked: false,
             void: false,
             fatal,
+            leases,
         };
         serve_queue(threads, "apply", work, worker)?;
         Ok(Self { queue, published, feed })
@@ -226,6 +230,7 @@ struct ApplyWorker {
     /// a checkpoint least of all.
     void: bool,
     fatal: Box<dyn Fn(String) + Send>,
+    leases: LeaseClock,
 }
 
 impl Worker<Work> for ApplyWorker {
@@ -268,8 +273,11 @@ impl Worker<Work> for ApplyWorker {
                 self.generation = generation;
                 self.checkpointed_at = self.state.applied().index;
                 self.checkpoint_in_flight = false;
-                self.published.publish(self.state.publish());
-                self.feed.push(self.state.view().revision(), None);
+                let view = self.state.publish();
+                let revision = view.revision();
+                self.leases.load(&view);
+                self.published.publish(view);
+                self.feed.push(revision, None);
                 // Its index and its store take a while to let go of (hazard D12).
                 drop_aside(self.threads, replaced);
                 self.go_on();
@@ -317,6 +325,7 @@ impl ApplyWorker {
     fn apply(&mut self, mut entries: Vec<(Entry, Option<Reply>)>) -> Result<(), Fatal> {
         let mut entries = entries.drain(..).peekable();
         let mut answers = Vec::with_capacity(APPLY_SLICE_ENTRIES);
+        let mut leases = Vec::new();
         while entries.peek().is_some() {
             let mut revisions = Vec::new();
             for (entry, reply) in entries.by_ref().take(APPLY_SLICE_ENTRIES) {
@@ -325,8 +334,11 @@ impl ApplyWorker {
                 if !events.is_empty() {
                     revisions.push(events);
                 }
+                // Who waits for an answer here proposed it here.
+                leases.extend(applied.leases.drain(..).map(|change| (change, reply.is_some())));
                 answers.extend(reply.map(|reply| (reply, applied)));
             }
+            self.leases.follow(leases.drain(..));
             self.publish(revisions);
             for (reply, applied) in answers.drain(..) {
                 reply(applied);
@@ -391,7 +403,9 @@ mod tests {
         let (reason, reasons) = std::sync::mpsc::channel();
         let send = Box::new(move |generation, cut| checkpoint.send((generation, cut)).unwrap());
         let fatal = Box::new(move |text| reason.send(text).unwrap());
-        let applier = Applier::start(Threads::Os, empty_state(), send, entries_max, fatal).unwrap();
+        let leases = LeaseClock::new(std::time::Duration::from_secs(1));
+        let state = empty_state();
+        let applier = Applier::start(Threads::Os, state, send, entries_max, fatal, leases).unwrap();
         Scene { applier, checkpoints, reasons }
     }
 

@@ -22,8 +22,10 @@ use tokio::sync::{mpsc, watch};
 use crate::apply::Applier;
 use crate::checkpoint_lane::{CheckpointLane, Room};
 use crate::fatal::FatalSignal;
+use crate::lease_clock::LeaseClock;
 use crate::log_lane::{self, Random, SyncDelay};
 use crate::net::Net;
+use crate::node::leases::{Leases, Parts as LeaseParts};
 use crate::node::peer_side::PeerSide;
 use crate::node::propose::Proposer;
 use crate::node::reads::{Addresses, ReadRounds};
@@ -201,7 +203,8 @@ impl Starting {
             CheckpointLane::new(self.world.threads, durable_log, room, durable, fatal.clone());
         lane.follow(&self.log);
         lane.replace(self.world.stores.live())?;
-        let applier = self.applier(state, &lane, fatal.clone())?;
+        let clock = LeaseClock::new(Duration::from_millis(self.config.limits.election_ms));
+        let applier = self.applier(state, &lane, fatal.clone(), clock.clone())?;
         self.peer_side.has_state(applier.clone());
         let members = applier.published().clone();
         self.peers
@@ -211,7 +214,7 @@ impl Starting {
         let noted =
             upkeep::note_checkpoints(applier.clone(), checkpoints.clone(), checkpoints_durable);
         let raft = self.raft(&applier, &checkpoints, installer.with_lane(lane)).await?;
-        let node = self.node(raft, applier, checkpoints);
+        let node = self.node(raft, applier, checkpoints, clock);
         self.run(&node, noted, is_new).await?;
         Ok(node)
     }
@@ -234,12 +237,13 @@ impl Starting {
         state: State,
         lane: &CheckpointLane,
         fatal: FatalSignal,
+        leases: LeaseClock,
     ) -> Result<Applier, StartError> {
         let lane = lane.clone();
         let send = Box::new(move |generation, checkpoint| lane.send(generation, checkpoint));
         let entries_max = self.config.snapshot_count;
         let fatal = Box::new(move |reason| fatal.raise(reason));
-        Ok(Applier::start(self.world.threads, state, send, entries_max, fatal)?)
+        Ok(Applier::start(self.world.threads, state, send, entries_max, fatal, leases)?)
     }
 
     fn last_checkpoint(&self) -> Result<Option<Meta>, StartError> {
@@ -270,7 +274,13 @@ impl Starting {
         Raft::build(parts).await.map_err(StartError::Raft)
     }
 
-    fn node(&self, raft: Raft, applier: Applier, checkpoints: Checkpoints) -> Arc<Node> {
+    fn node(
+        &self,
+        raft: Raft,
+        applier: Applier,
+        checkpoints: Checkpoints,
+        clock: LeaseClock,
+    ) -> Arc<Node> {
         let addresses: Arc<dyn Addresses> = Arc::new(KnownAddresses(applier.clone()));
         let timeout = Duration::from_millis(5000 + 2 * self.config.limits.election_ms);
         let proposer = Arc::new(Proposer {
@@ -284,7 +294,18 @@ impl Starting {
             in_flight: Proposer::admission(),
             counters: crate::node::propose::Counters::default(),
         });
-        self.peer_side.runs(raft.clone(), Arc::clone(&proposer));
+        let reads = ReadRounds::start(raft.clone(), self.peers.clone(), Arc::clone(&addresses));
+        let parts = LeaseParts {
+            raft: raft.clone(),
+            peers: self.peers.clone(),
+            addresses,
+            published: applier.published().clone(),
+            reads: reads.clone(),
+            clock,
+            timeout,
+        };
+        let leases = Leases::start(parts, self.world.shutdown.clone());
+        self.peer_side.runs(raft.clone(), Arc::clone(&proposer), Arc::clone(&leases));
         let stores = Arc::clone(&self.world.stores);
         let watches = Watches::new(
             applier.feed().clone(),
@@ -295,7 +316,8 @@ impl Starting {
         Arc::new(Node {
             own: self.own,
             limits: self.config.limits.clone(),
-            reads: ReadRounds::start(raft.clone(), self.peers.clone(), addresses),
+            reads,
+            leases,
             raft,
             proposer,
             readers: self.readers.clone(),

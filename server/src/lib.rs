@@ -12,6 +12,7 @@ pub mod dev;
 pub mod fatal;
 mod feed;
 pub mod http;
+mod lease_clock;
 pub mod limits;
 pub mod listen;
 mod local_cluster;

@@ -68,6 +68,35 @@ pub const PROPOSAL_BYTES_IN_FLIGHT_MAX: usize = 64 << 20;
 /// while catches up from the log and not by snapshot (hazard A5).
 pub const LOG_RETAINED_BYTES: u64 = 64 << 20;
 
+/// Leases that one entry renews at most: a few kilobytes, applied in well under a millisecond.
+pub const LEASE_RENEWALS_PER_ENTRY_MAX: usize = 1000;
+
+/// Renewals that may wait for an entry on the leader; more wait to be let in.
+pub(crate) const LEASE_RENEWALS_WAITING_MAX: usize = 65_536;
+
+/// Leases that are ended after one confirmation of leadership; etcd's `leaseRevokeRate` (rule L14).
+pub(crate) const LEASE_EXPIRIES_PER_PASS: usize = 500;
+
+/// Ends of leases in flight at once (rule L14).
+pub(crate) const LEASE_EXPIRIES_IN_FLIGHT: usize = 16;
+
+/// Time that so many ends in flight take at least: at most 2,000 leases end in a second, so that a hundred
+/// thousand whose time is up together leave most of the log to the clients. etcd ends up to 1,000.
+pub(crate) const LEASE_EXPIRY_PACE: Duration = Duration::from_millis(8);
+
+/// Leases that one entry notes the remaining time of at most, and how often there may be such an entry: a
+/// million leases take a quarter of an hour, and leave the log to the clients.
+pub(crate) const LEASE_REMAINING_PER_ENTRY_MAX: usize = 1000;
+
+/// See [`LEASE_REMAINING_PER_ENTRY_MAX`].
+pub(crate) const LEASE_REMAINING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Leases looked at in one interval for whether their remaining time must be noted.
+pub(crate) const LEASE_REMAINING_LOOKED_AT_MAX: usize = 20_000;
+
+/// Leases read under one hold of the clock's lock: the applier may wait for it that long.
+pub(crate) const LEASE_PAGE: usize = 2000;
+
 /// Bytes of one piece of a snapshot's stream.
 pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
 

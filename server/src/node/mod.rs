@@ -1,5 +1,6 @@
 //! The member's handle: what services use. Parts do the work; this file names them and hands on.
 
+pub(crate) mod leases;
 pub(crate) mod peer_side;
 pub(crate) mod propose;
 pub(crate) mod reads;
@@ -12,13 +13,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kvd_core::command::{AlarmChange, AlarmKind, Command};
-use kvd_core::ids::{MemberId, Revision};
+use kvd_core::ids::{LeaseId, MemberId, Revision};
 use kvd_core::outcome::{Applied, Rejection};
 use kvd_core::view::{Access, ReadError, View};
 use kvd_storage::space::Level;
 use tokio::sync::watch as channel;
 use tokio::time::Instant;
 
+pub use self::leases::LeaseFound;
+use self::leases::Leases;
 use self::propose::Proposer;
 use self::reads::ReadRounds;
 pub use self::request::{Consistency, Header, RequestError, Status, Unavailable};
@@ -59,6 +62,7 @@ pub struct Node {
     pub(crate) raft: Raft,
     pub(crate) proposer: Arc<Proposer>,
     pub(crate) reads: ReadRounds,
+    pub(crate) leases: Arc<Leases>,
     pub(crate) readers: ReaderPool,
     pub(crate) published: Published,
     pub(crate) applier: Applier,
@@ -176,6 +180,27 @@ impl Node {
         let deadline = Instant::now() + self.proposer.timeout;
         let index = self.reads.index(deadline).await?;
         Ok(self.published.at_least(index).await)
+    }
+
+    /// Renews a lease; answers the seconds granted, zero where there is no such lease (rule L6).
+    pub async fn lease_renew(&self, id: LeaseId) -> Result<i64, RequestError> {
+        Ok(self.leases.renew(id).await?)
+    }
+
+    /// Looks a lease up; `None` where there is no such lease (rule L11).
+    pub async fn lease_time_to_live(
+        &self,
+        id: LeaseId,
+        keys: bool,
+    ) -> Result<Option<LeaseFound>, RequestError> {
+        Ok(self.leases.time_to_live(id, keys).await?)
+    }
+
+    /// Leases as this member knows them, those first that have the least time left (rule L13).
+    pub async fn leases(&self) -> Result<Vec<LeaseId>, RequestError> {
+        let leases = Arc::clone(&self.leases);
+        let all = self.readers.run(move || leases.all()).await;
+        all.ok_or_else(|| Unavailable::Stopped.into())
     }
 
     /// Waits until a compaction at this revision is durable and done (rule KV-C3, hazard F24).

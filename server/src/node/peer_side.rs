@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 
+use super::leases::Leases;
 use super::propose::Proposer;
 use crate::apply::Applier;
 use crate::fatal::FatalSignal;
@@ -31,6 +32,7 @@ pub struct PeerSide {
 struct Running {
     raft: Raft,
     proposer: Arc<Proposer>,
+    leases: Arc<Leases>,
 }
 
 impl PeerSide {
@@ -51,8 +53,8 @@ impl PeerSide {
     }
 
     /// Consensus runs.
-    pub(crate) fn runs(&self, raft: Raft, proposer: Arc<Proposer>) {
-        let _set_twice = self.running.set(Running { raft, proposer });
+    pub(crate) fn runs(&self, raft: Raft, proposer: Arc<Proposer>, leases: Arc<Leases>) {
+        let _set_twice = self.running.set(Running { raft, proposer, leases });
     }
 
     /// Checks who calls.
@@ -132,6 +134,35 @@ impl PeerSide {
     pub(crate) async fn read_index(&self) -> Result<peer::ReadIndexReply, Status> {
         let index = self.running()?.raft.read_index().await;
         Ok(peer::ReadIndexReply { index: index.map_or(0, |index| index.0) })
+    }
+
+    /// A follower renews a lease.
+    pub(crate) async fn lease_renew(
+        &self,
+        request: peer::LeaseRenewRequest,
+    ) -> Result<peer::LeaseRenewReply, Status> {
+        use peer::lease_renew_reply::Result as Renewal;
+        let renewed = self.running()?.leases.serve_renew(request).await;
+        let result = renewed.map_or(Renewal::NotLeading(true), Renewal::TtlSeconds);
+        Ok(peer::LeaseRenewReply { result: Some(result) })
+    }
+
+    /// A follower looks a lease up.
+    pub(crate) async fn lease_time_to_live(
+        &self,
+        request: peer::LeaseTimeToLiveRequest,
+    ) -> Result<peer::LeaseTimeToLiveReply, Status> {
+        use peer::lease_time_to_live_reply::Result as Lookup;
+        let result = match self.running()?.leases.serve_time_to_live(request).await {
+            Some(Some(found)) => Lookup::Found(peer::LeaseFound {
+                left_seconds: found.left_seconds,
+                granted_seconds: found.granted_seconds,
+                keys: found.keys,
+            }),
+            Some(None) => Lookup::UnknownLease(true),
+            None => Lookup::NotLeading(true),
+        };
+        Ok(peer::LeaseTimeToLiveReply { result: Some(result) })
     }
 
     /// The leader sends its state.

@@ -21,7 +21,8 @@ const WAITING_MAX: usize = 65_536;
 /// Pause between two failed rounds: a dead leader is not asked in a loop.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// Hands out read indexes.
+/// Hands out read indexes; clones share the rounds.
+#[derive(Clone)]
 pub(crate) struct ReadRounds {
     join: mpsc::Sender<oneshot::Sender<Option<Index>>>,
     raft: Raft,

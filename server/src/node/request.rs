@@ -44,6 +44,9 @@ pub enum Unavailable {
     /// As `Timeout`, and this member lost its leader since the request began.
     #[error("request timed out, possibly due to connection lost")]
     TimeoutConnectionLost,
+    /// This leader was slow to apply what is committed (rule L7).
+    #[error("request timed out, waiting for the applied index took too long")]
+    TimeoutApplied,
     /// Never accepted by the log: no leader turned up in time (behaviour.md 10.4 b).
     #[error("context deadline exceeded")]
     DeadlineExceeded,

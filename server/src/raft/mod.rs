@@ -25,6 +25,8 @@ use kvd_core::ids::{Index, MemberId, Term};
 use kvd_core::outcome::Applied;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::impls::leader_id_adv::LeaderId;
 use openraft::{Instant as _, ReadPolicy};
 use tokio::sync::watch;
 
@@ -147,6 +149,34 @@ impl Raft {
             Err(RaftError::Fatal(openraft::errors::Fatal::Stopped)) => Err(WriteError::Stopped),
             Err(RaftError::Fatal(_)) => Err(WriteError::Unknown),
         }
+    }
+
+    /// As [`Raft::write`], but only while this very leadership lasts: what was decided as its leader is not
+    /// written as the leader of a later term.
+    pub(crate) async fn write_as(
+        &self,
+        leadership: Leadership,
+        proposal: Bytes,
+    ) -> Result<Applied, WriteError> {
+        let (responder, answer) = ProgressResponder::complete_only();
+        let expected = LeaderId { term: leadership.term.0, node_id: leadership.leader.0 };
+        let request = self.inner.write(Proposed(proposal)).with_leader(expected);
+        match request.responder(responder).await {
+            Ok(()) => {}
+            Err(openraft::errors::Fatal::Stopped) => return Err(WriteError::Stopped),
+            Err(_) => return Err(WriteError::Unknown),
+        }
+        match answer.await {
+            Ok(Ok(response)) => Ok(response.data),
+            Ok(Err(ClientWriteError::ForwardToLeader(_))) => Err(WriteError::NotAppended),
+            // Without an answer consensus has ended, and nobody knows how far this came.
+            Ok(Err(_)) | Err(_) => Err(WriteError::Unknown),
+        }
+    }
+
+    /// This leadership, if this member has it.
+    pub(crate) fn own_leadership(&self) -> Option<Leadership> {
+        self.leader().filter(|leadership| leadership.leader == self.config.member_id)
     }
 
     /// An index that covers every write acknowledged before the call, confirmed by a majority after it;

@@ -19,6 +19,7 @@ use super::types::TypeConfig;
 use crate::apply::Applier;
 use crate::checkpoint_lane::CheckpointLane;
 use crate::fatal::FatalSignal;
+use crate::lease_clock::LeaseClock;
 use crate::stores::Stores;
 use crate::stores::mem::MemStores;
 use crate::threads::{ReaderPool, Threads};
@@ -56,7 +57,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Builder {
         let send = lane.clone();
         let send = Box::new(move |generation, checkpoint| send.send(generation, checkpoint));
         let fatal = Box::new(|reason| panic!("{reason}"));
-        let applier = Applier::start(Threads::Os, state, send, u64::MAX, fatal).unwrap();
+        let leases = LeaseClock::new(std::time::Duration::from_secs(1));
+        let applier = Applier::start(Threads::Os, state, send, u64::MAX, fatal, leases).unwrap();
         let checkpoints = Checkpoints::new(None);
         let (follow, told) = (checkpoints.clone(), applier.clone());
         tokio::spawn(async move {

@@ -1,9 +1,9 @@
-//! The Lease service. Leases are granted and revoked through the log; renewal and lookup are not served yet.
+//! The Lease service (behaviour.md 4).
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::Stream;
+use futures_util::{Stream, stream};
 use kvd_core::command::{Command, LeaseGrant, LeaseRevoke};
 use kvd_core::ids::LeaseId;
 use kvd_core::outcome::Response as Answer;
@@ -14,8 +14,9 @@ use rand::{RngExt, SeedableRng};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::header;
-use super::status;
-use crate::node::Node;
+use super::{leader_loss, status};
+use crate::node::{Node, Unavailable};
+use crate::shutdown::Shutdown;
 
 /// Bytes a lease costs against the quota (behaviour.md 6.4).
 const GRANT_COST_BYTES: u64 = 64;
@@ -24,12 +25,13 @@ const GRANT_COST_BYTES: u64 = 64;
 pub(crate) struct LeaseService {
     node: Arc<Node>,
     ids: Mutex<StdRng>,
+    shutdown: Shutdown,
 }
 
 impl LeaseService {
     /// Serves Lease from this node; ids that clients leave open are drawn from this seed.
-    pub(crate) fn new(node: Arc<Node>, seed: u64) -> Self {
-        Self { node, ids: Mutex::new(StdRng::seed_from_u64(seed)) }
+    pub(crate) fn new(node: Arc<Node>, seed: u64, shutdown: Shutdown) -> Self {
+        Self { node, ids: Mutex::new(StdRng::seed_from_u64(seed)), shutdown }
     }
 
     /// The id asked for, or a random positive one (rule L1).
@@ -87,23 +89,99 @@ impl Lease for LeaseService {
 
     async fn lease_keep_alive(
         &self,
-        _requests: Request<Streaming<pb::LeaseKeepAliveRequest>>,
+        requests: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        Err(status::unserved("LeaseKeepAlive"))
+        let wants_leader = leader_loss::is_wanted(requests.metadata());
+        let (node, shutdown) = (Arc::clone(&self.node), self.shutdown.clone());
+        let ended = async move {
+            let lost = async {
+                match wants_leader {
+                    true => leader_loss::leader_lost(&node).await,
+                    false => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = lost => Unavailable::NoLeader,
+                () = shutdown.begun() => Unavailable::Stopped,
+            }
+        };
+        let renewals = Renewals {
+            node: Arc::clone(&self.node),
+            requests: requests.into_inner(),
+            ended: Box::pin(ended),
+        };
+        let answers = stream::unfold(Some(renewals), |renewals| async {
+            let mut renewals = renewals?;
+            let answer = renewals.next().await?;
+            // An error is the last thing that is said (rule L9).
+            let rest = answer.is_ok().then_some(renewals);
+            Some((answer, rest))
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn lease_time_to_live(
         &self,
-        _request: Request<pb::LeaseTimeToLiveRequest>,
+        request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
-        Err(status::unserved("LeaseTimeToLive"))
+        let pb::LeaseTimeToLiveRequest { id, keys } = request.into_inner();
+        let found = self.node.lease_time_to_live(LeaseId(id), keys).await;
+        let found = found.map_err(status::status)?;
+        let header = header(self.node.header(), self.node.view().revision());
+        let response = match found {
+            Some(found) => pb::LeaseTimeToLiveResponse {
+                header,
+                id,
+                ttl: found.left_seconds,
+                granted_ttl: found.granted_seconds,
+                keys: found.keys,
+            },
+            // Rule L11.
+            None => pb::LeaseTimeToLiveResponse { header, id, ttl: -1, ..Default::default() },
+        };
+        Ok(Response::new(response))
     }
 
     async fn lease_leases(
         &self,
         _request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
-        Err(status::unserved("LeaseLeases"))
+        let leases = self.node.leases().await.map_err(status::status)?;
+        let header = header(self.node.header(), self.node.view().revision());
+        let leases = leases.into_iter().map(|id| pb::LeaseStatus { id: id.0 }).collect();
+        Ok(Response::new(pb::LeaseLeasesResponse { header, leases }))
+    }
+}
+
+/// One client's stream of renewals: one answer a request, in order. All of it goes with the client.
+struct Renewals {
+    node: Arc<Node>,
+    requests: Streaming<pb::LeaseKeepAliveRequest>,
+    /// Comes true when the stream must end, with the reason.
+    ended: Pin<Box<dyn Future<Output = Unavailable> + Send>>,
+}
+
+impl Renewals {
+    /// The next answer; `None` after the client's last request.
+    async fn next(&mut self) -> Option<Result<pb::LeaseKeepAliveResponse, Status>> {
+        let answer = async {
+            let request = match self.requests.message().await {
+                Ok(request) => request?,
+                Err(status) => return Some(Err(status)),
+            };
+            // Before the renewal (rule H9).
+            let header = header(self.node.header(), self.node.view().revision());
+            let granted = self.node.lease_renew(LeaseId(request.id)).await;
+            Some(granted.map_err(status::status).map(|ttl| pb::LeaseKeepAliveResponse {
+                header,
+                id: request.id,
+                ttl,
+            }))
+        };
+        tokio::select! {
+            answer = answer => answer,
+            reason = &mut self.ended => Some(Err(status::status(reason.into()))),
+        }
     }
 }
 

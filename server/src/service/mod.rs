@@ -51,7 +51,7 @@ pub fn router(node: Arc<Node>, metrics: Arc<Metrics>, shutdown: Shutdown, seed: 
     metrics.prepare_grpc(methods::METHODS);
     let received_max = node.limits().request_bytes_max.saturating_add(GRPC_OVERHEAD_BYTES);
     let kv = KvServer::new(KvService::new(Arc::clone(&node)));
-    let lease = LeaseServer::new(LeaseService::new(Arc::clone(&node), seed));
+    let lease = LeaseServer::new(LeaseService::new(Arc::clone(&node), seed, shutdown.clone()));
     let cluster = ClusterServer::new(ClusterService::new(Arc::clone(&node)));
     let maintenance = MaintenanceServer::new(MaintenanceService::new(Arc::clone(&node)));
     node.serve_watches();

@@ -94,6 +94,22 @@ impl Peer for PeerService {
         Ok(Response::new(self.node.read_index().await?))
     }
 
+    async fn lease_renew(
+        &self,
+        request: Request<peer::LeaseRenewRequest>,
+    ) -> Result<Response<peer::LeaseRenewReply>, Status> {
+        self.node.check(request.metadata())?;
+        self.node.lease_renew(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<peer::LeaseTimeToLiveRequest>,
+    ) -> Result<Response<peer::LeaseTimeToLiveReply>, Status> {
+        self.node.check(request.metadata())?;
+        self.node.lease_time_to_live(request.into_inner()).await.map(Response::new)
+    }
+
     async fn snapshot_base(
         &self,
         request: Request<peer::SnapshotBaseRequest>,

@@ -75,6 +75,10 @@ fn unavailable(unavailable: Unavailable) -> (Code, &'static str) {
             Code::Unavailable,
             "etcdserver: request timed out, possibly due to previous leader failure",
         ),
+        Unavailable::TimeoutApplied => (
+            Code::Unavailable,
+            "etcdserver: request timed out, waiting for the applied index took too long",
+        ),
         Unavailable::TimeoutConnectionLost => {
             (Code::Unavailable, "etcdserver: request timed out, possibly due to connection lost")
         }
@@ -115,6 +119,7 @@ Unavailable\tetcdserver: server stopped
 Unavailable\tetcdserver: request timed out
 Unavailable\tetcdserver: request timed out, possibly due to previous leader failure
 Unavailable\tetcdserver: request timed out, possibly due to connection lost
+Unavailable\tetcdserver: request timed out, waiting for the applied index took too long
 DataLoss\tetcdserver: corrupt cluster
 DeadlineExceeded\tcontext deadline exceeded";
 
@@ -137,12 +142,13 @@ DeadlineExceeded\tcontext deadline exceeded";
         Rejection::MemberNotFound,
     ];
 
-    const UNAVAILABLES: [Unavailable; 9] = [
+    const UNAVAILABLES: [Unavailable; 10] = [
         Unavailable::NoLeader,
         Unavailable::LeaderChanged,
         Unavailable::Timeout,
         Unavailable::TimeoutLeaderFail,
         Unavailable::TimeoutConnectionLost,
+        Unavailable::TimeoutApplied,
         Unavailable::DeadlineExceeded,
         Unavailable::TooManyRequests,
         Unavailable::Stopped,

@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tonic::{Request, Status, Streaming};
 
 use super::convert::watch as convert;
-use super::leader_loss::leader_lost;
+use super::leader_loss::{self, leader_lost};
 use super::status;
 use super::watch_codec::Outgoing;
 use crate::limits::GRPC_OVERHEAD_BYTES;
@@ -35,8 +35,7 @@ impl WatchService {
 
     /// Opens a stream.
     pub(crate) fn open(&self, request: Request<Streaming<pb::WatchRequest>>) -> WatchResponses {
-        let wants_leader =
-            request.metadata().get("hasleader").is_some_and(|value| value.as_bytes() == b"true");
+        let wants_leader = leader_loss::is_wanted(request.metadata());
         let (stream, messages) = self.node.watch();
         let client = Client {
             node: Arc::clone(&self.node),
