@@ -54,6 +54,9 @@ impl Leases {
             return;
         };
         let mut overdue = self.parts.clock.take_overdue(LEASE_EXPIRIES_PER_PASS);
+        if overdue.is_empty() {
+            return;
+        }
         match self.confirm(leadership).await {
             Ok(Some(_view)) => {}
             Ok(None) | Err(_) => {
