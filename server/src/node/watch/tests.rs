@@ -18,6 +18,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::apply::Applier;
+use crate::lease_clock::LeaseClock;
 use crate::limits::{FEED_BYTES_MAX, WATCH_STREAM_BYTES_MAX};
 use crate::threads::Threads;
 
@@ -44,7 +45,9 @@ impl Scene {
         let state = State::open(Arc::new(MemStore::new()), Options::DEFAULT).unwrap();
         let fatal = Box::new(|reason: String| panic!("{reason}"));
         let send = Box::new(|_, _| {});
-        let applier = Applier::start(Threads::Simulated, state, send, u64::MAX, fatal).unwrap();
+        let leases = LeaseClock::new(std::time::Duration::from_secs(1));
+        let applier =
+            Applier::start(Threads::Simulated, state, send, u64::MAX, fatal, leases).unwrap();
         let readers = ReaderPool::start(Threads::Simulated).unwrap();
         let (feed, published) = (applier.feed().clone(), applier.published().clone());
         let watches = Arc::new(Watches::new(feed, published, readers, FatalSignal::new()));
