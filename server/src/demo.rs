@@ -1,24 +1,28 @@
 //! `kvd demo`: the main job in one command. Three real processes, a thousand acknowledged writes,
 //! the leader killed in the middle of more of them, nothing lost, the dead member back, all
-//! histories the same.
+//! histories the same. Somebody watches through all of it and sees every revision exactly once.
 //!
 //! Promises exit code 0 only if every step held, and that nothing is left behind either way. A
 //! write that got no answer is repeated, which is harmless because each key is written with one
 //! value only; what was acknowledged is what must be there afterwards.
 
+mod watcher;
+mod writers;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kvd_client::proto::etcdserverpb::RangeRequest;
 use kvd_client::{Client, prefix_end};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
 
+use self::watcher::Watcher;
+use self::writers::{Limit, Writers, key, quantile, value};
 use crate::local_cluster::{Folder, LocalCluster, LocalClusterError, Logs, say};
 
 /// Members of the cluster.
@@ -26,9 +30,6 @@ const MEMBERS: usize = 3;
 
 /// Writes before anything is killed.
 const WRITES: u64 = 1000;
-
-/// Writes under way at once.
-const IN_FLIGHT: usize = 32;
 
 /// Acknowledged writes before the leader is killed, and again after a new one was found, so that
 /// the kill is in the middle.
@@ -49,7 +50,7 @@ const PREFIX: &[u8] = b"/demo/";
 const USAGE: &str = "usage: kvd demo
 
 Starts three members on loopback, writes, kills the leader, checks that nothing acknowledged was
-lost, and leaves nothing behind. The exit code is 0 if all of it held.";
+lost and that a watcher saw every revision exactly once, and leaves nothing behind. The exit code is 0 if all of it held.";
 
 /// Runs the demo and says on standard output what happened.
 #[must_use]
@@ -119,6 +120,8 @@ enum DemoError {
     Lost { member: String, count: usize, key: String },
     #[error("the histories differ: {hashes}")]
     HistoriesDiffer { hashes: String },
+    #[error("the watcher: {0}")]
+    Watch(String),
     #[error("a writer vanished: {0}")]
     Writer(#[from] tokio::task::JoinError),
     #[error("interrupted")]
@@ -148,6 +151,11 @@ async fn steps(
     let name = cluster.name(leader).to_owned();
     report(&format!("cluster up ({voters} voters, leader {name})"), begin, "");
 
+    // Whoever watches at the leader has the most to lose.
+    let at_leader = cluster.client(None)?.at(cluster.url(leader))?;
+    let begun_at = revision(cluster).await?;
+    let watcher = Watcher::start(at_leader, cluster.client(None)?, begun_at);
+
     *step = "writing";
     let writers = Writers::new(cluster.client(None)?);
     let latencies = in_time(writers.write(WRITES)).await?;
@@ -164,6 +172,12 @@ async fn steps(
     let repeated = writers.repeated.load(Ordering::Relaxed);
     let summary = format!("client repeated {repeated} calls, lost 0 of {acknowledged} writes");
     report_took(&format!("leader {name} killed → new leader {new}"), killed.took, &summary);
+
+    *step = "waiting for the watcher";
+    let begin_watch = Instant::now();
+    let saw = in_time(watcher.reached(revision(cluster).await?)).await?;
+    let summary = format!("{} events, resumed {} times", saw.events, saw.resumed);
+    report("watcher saw every revision exactly once", begin_watch, &summary);
 
     *step = "bringing the killed member back";
     let begin = Instant::now();
@@ -271,11 +285,17 @@ async fn read_all(client: &Client) -> Result<BTreeMap<String, String>, DemoError
     }
 }
 
+/// The store's revision.
+async fn revision(cluster: &LocalCluster) -> Result<i64, DemoError> {
+    let request = RangeRequest { key: PREFIX.into(), ..Default::default() };
+    let newest = cluster.client(None)?.range(request).await?;
+    Ok(newest.header.map_or(0, |header| header.revision))
+}
+
 /// Compares HashKV of all members at one revision, which each of them has reached.
 async fn compare_histories(cluster: &LocalCluster) -> Result<u32, DemoError> {
     let client = cluster.client(None)?;
-    let newest = client.range(RangeRequest { key: PREFIX.into(), ..Default::default() }).await?;
-    let revision = newest.header.map_or(0, |header| header.revision);
+    let revision = revision(cluster).await?;
     let mut hashes = Vec::new();
     for number in 0..cluster.len() {
         let url = cluster.url(number);
@@ -293,162 +313,9 @@ async fn compare_histories(cluster: &LocalCluster) -> Result<u32, DemoError> {
     Err(DemoError::HistoriesDiffer { hashes })
 }
 
-/// Concurrent writers of numbered keys.
-struct Writers {
-    client: Client,
-    next: Arc<AtomicU64>,
-    acknowledged: Arc<AtomicU64>,
-    repeated: Arc<AtomicU64>,
-}
-
-/// When writers stop taking numbers.
-#[derive(Clone)]
-enum Limit {
-    /// When all numbers below this one are taken.
-    Below(u64),
-    /// When they are told.
-    Told(Arc<AtomicBool>),
-}
-
-/// How long writes took.
-struct Latencies {
-    begin: Instant,
-    sorted: Vec<Duration>,
-}
-
-impl Writers {
-    fn new(client: Client) -> Self {
-        let zero = || Arc::new(AtomicU64::new(0));
-        Self { client, next: zero(), acknowledged: zero(), repeated: zero() }
-    }
-
-    /// Numbers from zero that are acknowledged, when no writer is running.
-    fn acknowledged(&self) -> u64 {
-        self.acknowledged.load(Ordering::Relaxed)
-    }
-
-    /// Writes all numbers below `count`.
-    async fn write(&self, count: u64) -> Result<Latencies, DemoError> {
-        let begin = Instant::now();
-        let mut running = self.start(Limit::Below(count));
-        let mut sorted = Vec::new();
-        while let Some(done) = running.join_next().await {
-            sorted.extend(done??);
-        }
-        sorted.sort_unstable();
-        Ok(Latencies { begin, sorted })
-    }
-
-    /// Waits while `running` writes; a writer that was refused is not waited for.
-    async fn wait_until_acknowledged(
-        &self,
-        count: u64,
-        running: &mut JoinSet<Result<Vec<Duration>, DemoError>>,
-    ) -> Result<(), DemoError> {
-        while self.acknowledged() < count {
-            if let Some(ended) = running.try_join_next() {
-                ended??;
-            }
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(())
-    }
-
-    /// Starts the writers. Each one finishes the number that it has taken, so that in the end all
-    /// numbers that were taken are acknowledged.
-    fn start(&self, limit: Limit) -> JoinSet<Result<Vec<Duration>, DemoError>> {
-        let mut running = JoinSet::new();
-        for _ in 0..IN_FLIGHT {
-            let (client, limit) = (self.client.clone(), limit.clone());
-            let (next, acknowledged) = (Arc::clone(&self.next), Arc::clone(&self.acknowledged));
-            let repeated = Arc::clone(&self.repeated);
-            running.spawn(async move {
-                let mut latencies = Vec::new();
-                while let Some(number) = take(&next, &limit) {
-                    let begin = Instant::now();
-                    put_until_acknowledged(&client, number, &repeated).await?;
-                    latencies.push(begin.elapsed());
-                    acknowledged.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok(latencies)
-            });
-        }
-        running
-    }
-}
-
-/// The next number, while there is one.
-fn take(next: &AtomicU64, limit: &Limit) -> Option<u64> {
-    let is_open = |number: u64| match limit {
-        Limit::Below(count) => number < *count,
-        Limit::Told(stop) => !stop.load(Ordering::Relaxed),
-    };
-    let one_more = |number| is_open(number).then_some(number + 1);
-    next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()
-}
-
-async fn put_until_acknowledged(
-    client: &Client,
-    number: u64,
-    repeated: &AtomicU64,
-) -> Result<(), DemoError> {
-    loop {
-        match client.put(key(number), value(number)).await {
-            Ok(_) => return Ok(()),
-            Err(error) if may_be_repeated(&error) => {
-                repeated.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(POLL).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// A refusal would be the same again; everything else comes from the fail-over.
-fn may_be_repeated(error: &kvd_client::Error) -> bool {
-    error.outcome_is_unknown() || matches!(error, kvd_client::Error::Unavailable { .. })
-}
-
-fn key(number: u64) -> String {
-    format!("{}{number:08}", String::from_utf8_lossy(PREFIX))
-}
-
-fn value(number: u64) -> String {
-    format!("value {number}")
-}
-
-fn quantile(latencies: &Latencies, percent: usize) -> Duration {
-    let place =
-        (latencies.sorted.len() * percent / 100).min(latencies.sorted.len().saturating_sub(1));
-    latencies.sorted.get(place).copied().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_taken_once_each_up_to_the_limit() {
-        let next = AtomicU64::new(0);
-        let limit = Limit::Below(3);
-        let taken: Vec<u64> = std::iter::from_fn(|| take(&next, &limit)).collect();
-        assert_eq!(taken, [0, 1, 2]);
-        let stop = Arc::new(AtomicBool::new(false));
-        let limit = Limit::Told(Arc::clone(&stop));
-        assert_eq!(take(&next, &limit), Some(3));
-        stop.store(true, Ordering::Relaxed);
-        assert_eq!(take(&next, &limit), None);
-    }
-
-    #[test]
-    fn quantiles_are_of_the_sorted_latencies() {
-        let sorted = (1..=100).map(Duration::from_millis).collect();
-        let latencies = Latencies { begin: Instant::now(), sorted };
-        assert_eq!(quantile(&latencies, 50), Duration::from_millis(51));
-        assert_eq!(quantile(&latencies, 99), Duration::from_millis(100));
-        let none = Latencies { begin: Instant::now(), sorted: Vec::new() };
-        assert_eq!(quantile(&none, 50), Duration::ZERO);
-    }
 
     #[test]
     fn an_argument_is_refused() {
