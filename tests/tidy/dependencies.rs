@@ -77,6 +77,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "rand",
             "thiserror",
             "tokio",
+            "tokio-stream",
             "tonic",
             "tower",
             "anyhow",

@@ -62,6 +62,8 @@ impl Cluster {
                 .args(["--listen-peer-urls", &peer(at)])
                 .args(["--initial-advertise-peer-urls", &peer(at)])
                 .args(["--initial-cluster", &all.join(",")])
+                // Whoever asks for progress shall not wait ten minutes for it.
+                .env("ETCD_EXPERIMENTAL_WATCH_PROGRESS_NOTIFY_INTERVAL", "200ms")
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()
