@@ -53,6 +53,7 @@ const CASES: &[Case] = &[
     Case(&["watch", "b", "--prefix", "--rev", "3", "--hex"], NONE, "", 6, Interrupt),
     Case(&["watch", "b", "--rev", "3", "--prev-kv", "-w", "json"], NONE, "", 1, Interrupt),
     Case(&["watch", "b", "--rev", "3", "--prev-kv", "-w", "fields"], NONE, "", 24, Interrupt),
+    Case(&["watch", "a", "--rev", "3", "-w", "table"], NONE, "", 0, Itself),
     // Of three keys only the first counts.
     Case(&["watch", "a", "b", "c", "--rev", "3"], NONE, "", 3, Interrupt),
     Case(&["watch", "--rev", "3"], KEY, "", 6, Interrupt),
