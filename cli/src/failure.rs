@@ -63,13 +63,13 @@ impl Failure {
     }
 
     /// The same failure with the exit code of wrong arguments.
-    pub(crate) fn as_bad_args(self) -> Self {
+    pub(crate) fn into_bad_args(self) -> Self {
         Self { code: BAD_ARGS, ..self }
     }
 
     /// The same failure with the exit code of a bad connection: some commands fail so whatever the
     /// server said.
-    pub(crate) fn as_bad_connection(self) -> Self {
+    pub(crate) fn into_bad_connection(self) -> Self {
         Self { code: BAD_CONNECTION, ..self }
     }
 

@@ -110,20 +110,20 @@ async fn time_to_live(
     let id = lease_id(id)?;
     global.allow(&MESSAGE_FORMATS)?;
     let response = global.client()?.lease_time_to_live(id, with_keys).await;
-    let response = response.map_err(|error| Failure::from(error).as_bad_connection())?;
+    let response = response.map_err(|error| Failure::from(error).into_bad_connection())?;
     Ok(Reply::LeaseTimeToLive { response, with_keys })
 }
 
 async fn list(global: &Global) -> Result<Reply, Failure> {
     global.allow(&MESSAGE_FORMATS)?;
     let leases = global.client()?.lease_leases().await;
-    leases.map(Reply::LeaseList).map_err(|error| Failure::from(error).as_bad_connection())
+    leases.map(Reply::LeaseList).map_err(|error| Failure::from(error).into_bad_connection())
 }
 
 async fn renew(global: &Global, arguments: &[String]) -> Result<Reply, Failure> {
     let id = lease_to_keep(arguments)?;
     let renewed = global.client()?.lease_keep_alive_once(id).await;
-    let renewed = renewed.map_err(|error| Failure::from(error).as_bad_connection())?;
+    let renewed = renewed.map_err(|error| Failure::from(error).into_bad_connection())?;
     global.allow(&MESSAGE_FORMATS)?;
     Ok(Reply::LeaseKeepAlive(renewed))
 }
@@ -134,7 +134,7 @@ async fn keep_alive(global: &Global, arguments: &[String]) -> Result<Outcome, Fa
     let id = lease_to_keep(arguments)?;
     let mut keeper = global.client()?.lease_keeper(id);
     while let Some(renewed) =
-        keeper.renewed().await.map_err(|error| Failure::from(error).as_bad_connection())?
+        keeper.renewed().await.map_err(|error| Failure::from(error).into_bad_connection())?
     {
         global.allow(&MESSAGE_FORMATS)?;
         let printed = print::now(&Reply::LeaseKeepAlive(renewed).print(global))?;

@@ -134,7 +134,7 @@ impl Watch {
             [_, _] if self.prefix => return Ok(Err(PREFIX_AND_END)),
             [key, range_end] => (bytes_of(key), bytes_of(range_end)),
             // Of three and more keys only the first counts, as for etcdctl.
-            [key, ..] if self.prefix => range(&[key.clone()], true, false, ARGUMENTS)?,
+            [key, ..] if self.prefix => range(std::slice::from_ref(key), true, false, ARGUMENTS)?,
             [key, ..] => (bytes_of(key), Bytes::new()),
         };
         let request = WatchCreateRequest {
@@ -218,7 +218,7 @@ impl<'a> Session<'a> {
             Some(b"watch") => {
                 let watch = parse(&words[1..])?;
                 let separator_last = words.last().is_some_and(|word| word == b"--");
-                let revision = watch.revision().map_err(|failure| failure.as_bad_args())?;
+                let revision = watch.revision().map_err(|failure| failure.into_bad_args())?;
                 match watch.wanted(&self.environment, revision, separator_last)? {
                     Ok(wanted) => self.ask(wanted).await?,
                     Err(reason) => eprintln!("Invalid command {shown} ({reason})"),
@@ -300,7 +300,7 @@ async fn next(stream: &mut Option<WatchStream>) -> Result<Option<WatchAnswer>, E
 }
 
 async fn open(client: &Client, request: WatchCreateRequest) -> Result<WatchStream, Failure> {
-    client.watch(request).await.map_err(|error| Failure::from(error).as_bad_connection())
+    client.watch(request).await.map_err(|error| Failure::from(error).into_bad_connection())
 }
 
 /// Prints what happened, then runs the command for each event, one after the other.
@@ -355,7 +355,7 @@ fn parse(arguments: &[Vec<u8>]) -> Result<Watch, Failure> {
             (ErrorKind::UnknownArgument, Some(flag)) => {
                 Failure::bad_args(format!("unknown flag: {flag}"))
             }
-            _ => Failure::from_syntax(&error).as_bad_args(),
+            _ => Failure::from_syntax(&error).into_bad_args(),
         }
     })
 }
