@@ -5,6 +5,7 @@
 mod away;
 mod disk_full;
 mod kill9;
+mod leases;
 mod memory;
 mod powercut;
 mod start;

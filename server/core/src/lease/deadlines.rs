@@ -9,6 +9,7 @@
 //! renewal proposed here    deadline = applied here + TTL
 //! proposed by another      deadline = applied here + TTL + election timeout
 //! started, snapshot        deadline = now + time noted as left + election timeout
+//! another noted            deadline = that at most, counted from when the note was applied here
 //! ```
 //!
 //! The election timeout that others add is what lets a leader renew a lease without the log: for so long after
@@ -145,6 +146,14 @@ impl Deadlines {
                         due.fresh_until = 0;
                     }
                     self.set_deadline(id, deadline);
+                }
+            }
+            // Who noted it counts better than the note says.
+            LeaseChange::Noted { .. } if proposed_here => {}
+            LeaseChange::Noted { id, seconds } => {
+                let noted = after(now, seconds).saturating_add(slack);
+                if self.leases.get(&id).is_some_and(|due| noted < due.deadline) {
+                    self.set_deadline(id, noted);
                 }
             }
             LeaseChange::Ended { id } => self.remove(id),

@@ -37,6 +37,13 @@ pub enum LeaseChange {
         /// Its id.
         id: LeaseId,
     },
+    /// Its leader noted what it has left.
+    Noted {
+        /// Its id.
+        id: LeaseId,
+        /// Seconds left, rounded up.
+        seconds: i64,
+    },
     /// It was revoked or its time was up.
     Ended {
         /// Its id.

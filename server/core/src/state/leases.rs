@@ -82,6 +82,7 @@ impl State {
 
     /// Rule L16. Ignores what cannot be, and grants that are over.
     pub(super) fn lease_remaining(&mut self, remaining: &LeaseRemaining) -> Done {
+        let mut leases = Vec::with_capacity(remaining.leases.len());
         for lease in &remaining.leases {
             let terms = self.shared.read().leases.get(lease.id).map(|lease| lease.terms);
             if let Some(terms) = terms
@@ -90,9 +91,10 @@ impl State {
             {
                 let remaining_seconds = lease.seconds;
                 self.set_terms(lease.id, terms, LeaseTerms { remaining_seconds, ..terms });
+                leases.push(LeaseChange::Noted { id: lease.id, seconds: lease.seconds });
             }
         }
-        Done::nothing(Response::None)
+        Done { leases, ..Done::nothing(Response::None) }
     }
 
     fn set_terms(&mut self, id: LeaseId, old: LeaseTerms, new: LeaseTerms) {

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use kvd_core::command::{
-    AlarmChange, AlarmKind, Command, DeleteRange, LeaseGrant, LeaseRemaining, LeaseRenew, Put, Txn,
-    TxnOp,
+    AlarmChange, AlarmKind, Command, DeleteRange, LeaseGrant, LeaseRemaining, LeaseRenew, Put,
+    Remaining, Txn, TxnOp,
 };
 use kvd_core::event::{Event, EventKind, KeyValue};
 use kvd_core::ids::{ChangeId, Index, LeaseId, MemberId, Revision};
@@ -148,6 +148,18 @@ impl Model {
         if let (Command::LeaseRenew(renew), true) = (command, done) {
             let known = renew.ids.iter().filter(|id| self.leases.contains_key(id));
             return known.map(|id| LeaseChange::Renewed { id: *id }).collect();
+        }
+        if let (Command::LeaseRemaining(remaining), true) = (command, done) {
+            let possible = remaining.leases.iter().filter(|noted| {
+                self.leases.get(&noted.id).is_some_and(|lease| {
+                    lease.granted_at == noted.granted_at.0
+                        && noted.seconds > 0
+                        && noted.seconds <= lease.ttl
+                })
+            });
+            let change =
+                |noted: &Remaining| LeaseChange::Noted { id: noted.id, seconds: noted.seconds };
+            return possible.map(change).collect();
         }
         let granted = self.leases.iter().filter(|(id, _)| !before.contains_key(id));
         let granted = granted.map(|(id, lease)| LeaseChange::Granted {

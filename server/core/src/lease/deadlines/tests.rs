@@ -64,6 +64,20 @@ fn a_member_that_starts_goes_by_what_was_noted() {
     assert_eq!(here.take_overdue(at(62_000), 10), [overdue(A), overdue(LeaseId(8))]);
 }
 
+/// What a member replays when it starts: the grant, and the note that came later.
+#[test]
+fn a_note_of_another_counts_and_an_own_one_does_not() {
+    let mut here = deadlines();
+    let noted = LeaseChange::Noted { id: A, seconds: 20 };
+    here.follow(granted(A, 30), at(5_000), false);
+    here.follow(noted, at(5_000), true);
+    assert_eq!(here.next(), Some(at(36_000)));
+    here.follow(noted, at(5_000), false);
+    assert_eq!(here.next(), Some(at(26_000)));
+    here.follow(LeaseChange::Noted { id: A, seconds: 25 }, at(5_000), false);
+    assert_eq!(here.next(), Some(at(26_000)), "a note never gives time");
+}
+
 /// Rule L14.
 #[test]
 fn what_could_not_be_ended_comes_again_after_three_seconds() {
@@ -202,10 +216,12 @@ impl World {
     fn apply(&mut self, member: usize) {
         for at_entry in self.applied[member]..self.log.len() {
             let (proposer, noted) = self.log[at_entry];
-            if noted.is_none() {
-                let here = proposer == member && at_entry >= self.proposed_before[member];
-                self.members[member].follow(LeaseChange::Renewed { id: A }, at(self.now), here);
-            }
+            let here = proposer == member && at_entry >= self.proposed_before[member];
+            let change = match noted {
+                None => LeaseChange::Renewed { id: A },
+                Some(seconds) => LeaseChange::Noted { id: A, seconds },
+            };
+            self.members[member].follow(change, at(self.now), here);
         }
         self.applied[member] = self.log.len();
     }
@@ -236,13 +252,18 @@ impl World {
             Step::Apply(member) => self.apply(member),
             Step::Restart(member) => {
                 if member != self.leader {
-                    let log = self.log[..self.applied[member]].iter();
-                    let noted = log.last().and_then(|(_, noted)| *noted).unwrap_or(0);
+                    // From a checkpoint somewhere before; the log from there on is replayed.
+                    let applied = self.applied[member];
+                    let checkpoint = applied / 2;
+                    let noted = self.log[..checkpoint].last().and_then(|(_, noted)| *noted);
+                    let noted = noted.unwrap_or(0);
                     let terms = LeaseTerms { remaining_seconds: noted, ..terms(10) };
                     self.members[member] = deadlines();
                     self.members[member].load([(A, terms)], at(self.now));
                     self.proposed_before[member] = self.log.len();
                     self.restarted[member] = true;
+                    self.applied[member] = checkpoint;
+                    self.apply(member);
                 }
             }
             Step::Note => {
