@@ -6,6 +6,7 @@ mod away;
 mod disk_full;
 mod kill9;
 mod leases;
+mod mass_expiry;
 mod memory;
 mod powercut;
 mod start;
