@@ -107,7 +107,7 @@ impl KeepAlive {
 
     async fn renew(&mut self, id: i64) -> anyhow::Result<LeaseKeepAliveResponse> {
         self.requests.send(LeaseKeepAliveRequest { id }).await.context("the stream ended")?;
-        Ok(self.answers.message().await?.context("the stream ended")?)
+        self.answers.message().await?.context("the stream ended")
     }
 }
 
