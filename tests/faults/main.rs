@@ -5,6 +5,8 @@
 mod away;
 mod disk_full;
 mod kill9;
+mod kube;
+mod kube_requests;
 mod leases;
 mod mass_expiry;
 mod memory;
