@@ -16,6 +16,10 @@ use super::change::{Change, Held, Put, text};
 /// The id of a response that speaks of all watches of its stream.
 const ALL_WATCHES: i64 = -1;
 
+/// What is said of progress below a watch's start, which a member that lags behind the one before
+/// must not tell (behaviour.md §3.3). etcd 3.5.16 tells it.
+pub const EARLY_PROGRESS: &str = " of a watch from ";
+
 /// A stretch of history without a gap: everything in `from < revision <= to`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
@@ -185,7 +189,8 @@ impl Cache {
 
     fn progress(&mut self, told: i64) -> Heard {
         if told < self.start {
-            self.accuse(format!("progress {told} of a watch from {}", self.start));
+            self.accuse(format!("progress {told}{EARLY_PROGRESS}{}", self.start));
+            return Heard::Progress(told);
         }
         if told < self.promised || told < self.delivered {
             let (promised, delivered) = (self.promised, self.delivered);

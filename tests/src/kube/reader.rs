@@ -68,8 +68,11 @@ pub(super) async fn read(this: Arc<Apiserver>) {
             4 => count_and_keys(&this).await,
             6 => too_early(&this).await,
             8 => {
-                too_late(&this, old).await;
-                old = this.whole.snapshot().1;
+                // The same one until it is compacted.
+                if too_late(&this, old).await || old == 0 {
+                    old = this.whole.snapshot().1;
+                }
+                watch_too_late(&this).await;
             }
             _ => {}
         }
@@ -146,20 +149,25 @@ async fn too_early(this: &Apiserver) {
     }
 }
 
-/// A page of a list that began long ago, and a watch from the oldest revision: 410 Gone.
-async fn too_late(this: &Apiserver, old: i64) {
-    if old > 0 {
-        match this.store.range(requests::page(REGISTRY, None, 1, old)).await {
-            Err(Identity::Compacted) => {
-                this.reads.too_late.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(_) => {}
-            Err(identity) if identity.is_worth_reading_again() => {}
-            Err(identity) => {
-                this.store.accuse(format!("a list at {old} failed with {identity:?}"));
-            }
-        }
+/// A page of a list that began long ago; whether its revision is gone.
+async fn too_late(this: &Apiserver, old: i64) -> bool {
+    if old == 0 {
+        return false;
     }
+    match this.store.range(requests::page(REGISTRY, None, 1, old)).await {
+        Err(Identity::Compacted) => {
+            this.reads.too_late.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
+        Ok(_) => {}
+        Err(identity) if identity.is_worth_reading_again() => {}
+        Err(identity) => this.store.accuse(format!("a list at {old} failed with {identity:?}")),
+    }
+    false
+}
+
+/// A watch from the oldest revision: 410 Gone.
+async fn watch_too_late(this: &Apiserver) {
     // Revision 1 is gone with the first compaction; before it there is nothing to tell.
     match this.store.range(requests::page(REGISTRY, None, 1, 1)).await {
         Err(Identity::Compacted) => {}
