@@ -66,19 +66,22 @@ fn write(endpoints: &[String], shape: Shape, count: u64) -> anyhow::Result<Ledge
 }
 
 /// Bytes of snapshots that the members which answer have sent.
-fn sent_bytes(cluster: &Cluster) -> anyhow::Result<u64> {
+pub(crate) fn sent_bytes(cluster: &Cluster) -> anyhow::Result<u64> {
     let mut sum = 0;
     for endpoint in cluster.endpoints() {
-        let address = endpoint.trim_start_matches("http://");
-        let Ok(mut stream) = TcpStream::connect(address) else { continue };
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        let value = text
-            .lines()
-            .find_map(|line| line.strip_prefix("kvd_snapshot_sent_bytes_total "))
-            .context("the metric is there")?;
-        sum += value.trim().parse::<u64>()?;
+        sum += metric(&endpoint, "kvd_snapshot_sent_bytes_total")?.unwrap_or(0);
     }
     Ok(sum)
+}
+
+/// A figure of a member's metrics; nothing where the member does not answer.
+pub(crate) fn metric(endpoint: &str, name: &str) -> anyhow::Result<Option<u64>> {
+    let address = endpoint.trim_start_matches("http://");
+    let Ok(mut stream) = TcpStream::connect(address) else { return Ok(None) };
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let start = format!("{name} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&start));
+    Ok(Some(value.with_context(|| format!("no {name}"))?.trim().parse()?))
 }

@@ -13,3 +13,4 @@ mod memory;
 mod powercut;
 mod start;
 mod two_dead;
+mod watches;

@@ -489,8 +489,8 @@ impl Hub {
             let may_fragment = watcher.may_fragment;
             let events = Message::Events { id, revision: current, batch, may_fragment };
             if !stream.outbox.offer(events) {
-                let has_room = stream.outbox.has_room();
-                self.lagging.put(key, watcher.next, has_room);
+                // Not before the client took something: what does not fit now will not fit sooner.
+                self.lagging.put(key, watcher.next, false);
                 return;
             }
             watcher.is_active = true;
