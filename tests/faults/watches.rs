@@ -13,7 +13,6 @@ use kvd_tests::cluster::process::{Cluster, Program};
 use kvd_tests::fault::caller::Caller;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
@@ -36,8 +35,11 @@ struct Stream {
 
 impl Stream {
     async fn open(channel: &Channel, wants_leader: bool) -> Result<Self, Status> {
-        let (requests, queue) = mpsc::channel(64);
-        let mut request = Request::new(ReceiverStream::new(queue));
+        let (requests, queue) = mpsc::channel::<WatchRequest>(64);
+        let queue = futures_util::stream::unfold(queue, |mut queue| async {
+            queue.recv().await.map(|request| (request, queue))
+        });
+        let mut request = Request::new(queue);
         if wants_leader {
             let wish = "true".parse().map_err(|_| Status::internal("ASCII"))?;
             request.metadata_mut().insert("hasleader", wish);
