@@ -214,7 +214,9 @@ impl Starting {
         let noted =
             upkeep::note_checkpoints(applier.clone(), checkpoints.clone(), checkpoints_durable);
         let raft = self.raft(&applier, &checkpoints, installer.with_lane(lane)).await?;
-        let node = self.node(raft, applier, checkpoints, clock);
+        // Of their own: watches must not wait behind large reads.
+        let watch_readers = ReaderPool::start(self.world.threads)?;
+        let node = self.node(raft, applier, checkpoints, clock, watch_readers);
         self.run(&node, noted, is_new).await?;
         Ok(node)
     }
@@ -280,6 +282,7 @@ impl Starting {
         applier: Applier,
         checkpoints: Checkpoints,
         clock: LeaseClock,
+        watch_readers: ReaderPool,
     ) -> Arc<Node> {
         let addresses: Arc<dyn Addresses> = Arc::new(KnownAddresses(applier.clone()));
         let timeout = Duration::from_millis(5000 + 2 * self.config.limits.election_ms);
@@ -310,7 +313,7 @@ impl Starting {
         let watches = Watches::new(
             applier.feed().clone(),
             applier.published().clone(),
-            self.readers.clone(),
+            watch_readers,
             self.world.fatal.clone(),
         );
         Arc::new(Node {

@@ -90,6 +90,8 @@ impl Feed {
     pub(crate) fn push(&self, revision: Revision, changes: Option<Changes>) {
         let mut queue = self.lock();
         let bytes = changes.as_ref().map_or(0, |changes| changes.bytes);
+        // A slice holds a View: it must not wait for somebody to be interested again.
+        let is_held = changes.is_some();
         let is_gap_after_gap =
             changes.is_none() && queue.slices.back().is_some_and(|last| last.changes.is_none());
         if queue.bytes + bytes > FEED_BYTES_MAX && !queue.slices.is_empty() {
@@ -104,7 +106,7 @@ impl Feed {
             queue.slices.push_back(Slice { revision, changes });
         }
         drop(queue);
-        if self.is_watched() {
+        if is_held || self.is_watched() {
             self.shared.more.notify_one();
         }
     }

@@ -75,9 +75,14 @@ impl LeaseClock {
         let before = counted.deadlines.next();
         for (change, proposed_here) in changes {
             counted.deadlines.follow(change, now, proposed_here);
-            if let LeaseChange::Ended { id } = change {
-                // Their senders go, which is what they wait for.
-                counted.waiting.remove(&id);
+            match change {
+                // Their senders go, which is what they wait for: the lease ended, or lives again.
+                LeaseChange::Ended { id }
+                | LeaseChange::Renewed { id }
+                | LeaseChange::Granted { id, .. } => {
+                    counted.waiting.remove(&id);
+                }
+                LeaseChange::Noted { .. } => {}
             }
         }
         let next = counted.deadlines.next();
@@ -165,12 +170,13 @@ impl LeaseClock {
         all.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Returns when an overdue lease has ended, or its state was replaced; at once if there is none.
+    /// Returns when an overdue lease has ended, or its state was replaced; at once if it is not overdue.
     pub(crate) async fn ended(&self, id: LeaseId) {
         let ended = {
             let now = self.now().0;
             let mut counted = self.lock();
-            if counted.deadlines.left(id, now).is_none() {
+            // It may have been renewed since it was found overdue.
+            if counted.deadlines.left(id, now).is_none_or(|left| left.left_ms > 0) {
                 return;
             }
             let (sender, receiver) = oneshot::channel();
@@ -220,6 +226,19 @@ mod tests {
         clock.follow([(LeaseChange::Ended { id: LeaseId(3) }, true)].into_iter());
         waiting.await;
         clock.ended(LeaseId(3)).await;
+    }
+
+    /// A renewal that was on its way when the time was up.
+    #[tokio::test]
+    async fn who_waits_for_an_end_looks_again_when_the_lease_is_renewed() {
+        let clock = LeaseClock::new(Duration::ZERO);
+        clock.follow([(granted(1, 1), true)].into_iter());
+        assert!(clock.ended(LeaseId(1)).now_or_never().is_some(), "it is not overdue");
+        clock.follow([(granted(1, 0), true)].into_iter());
+        let mut waiting = Box::pin(clock.ended(LeaseId(1)));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        clock.follow([(LeaseChange::Renewed { id: LeaseId(1) }, true)].into_iter());
+        waiting.await;
     }
 
     #[test]

@@ -129,7 +129,14 @@ pub(crate) const CATCH_UP_REVISIONS: usize = 1000;
 pub(crate) const CATCH_UP_CHANGES: usize = 8192;
 
 /// Bytes of events that one scan of history gathers, unless one revision has more.
-pub(crate) const CATCH_UP_BYTES: usize = 4 << 20;
+pub(crate) const CATCH_UP_BYTES: usize = 1 << 20;
+
+/// Bytes of events that one watcher is offered at once, unless one revision has more: as much as fits beside
+/// what may wait when its stream is said to have room.
+pub(crate) const CATCH_UP_OFFER_BYTES: usize = WATCH_STREAM_BYTES_MAX / 2 - (1 << 10);
+
+/// Revisions that a watcher may lack to be brought up to date while the store stands still for the watches.
+pub(crate) const CATCH_UP_NEAR: i64 = 256;
 
 /// Deliveries to watchers after which others get their turn (hazard F25).
 pub(crate) const DELIVERIES_PER_TURN: usize = 1000;

@@ -78,6 +78,18 @@ const COMMANDS: &[&str] = &[
     "compaction 6 --physical",
     "compaction x",
     "get a --rev=2",
+    // Watching what is gone: the one watch that ends by itself.
+    "watch a --rev=2",
+    "watch --prefix a --rev=3 --prev-kv",
+    "watch a --rev=2 -w json",
+    // Leases that are not there.
+    "lease list",
+    "lease list -w json",
+    "lease timetolive 1234",
+    "lease timetolive 1234 --keys -w json",
+    "lease keep-alive 1234 --once",
+    "lease keep-alive 1234",
+    "lease revoke 1234",
     // The cluster as a whole: every member must have applied all for its hash to be comparable.
     "get h --endpoints=@0",
     "get h --endpoints=@1",

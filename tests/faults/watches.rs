@@ -170,6 +170,26 @@ fn a_client_that_falls_silent_leaves_nothing() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A request that cannot be read ends the stream in etcd's words: nobody waits for an answer to it for ever.
+#[test]
+fn a_request_that_is_too_large_ends_the_stream() -> anyhow::Result<()> {
+    let cluster = Cluster::start(&Program::kvd()?, 1, &[])?;
+    let endpoint = cluster.endpoints()[0].clone();
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
+        let mut stream = Stream::open(&connect(&endpoint).await?, false).await?;
+        stream.create("k", 0).await?;
+        stream.created().await?;
+        stream.create(&"k".repeat(3 << 20), 0).await?;
+        stream.next().await
+    })?;
+    let status = ended.err().context("an answer to what is too large")?;
+    ensure!(status.code() == Code::ResourceExhausted, "{status:?}");
+    let text = "grpc: received message larger than max (3145737 vs. 2097152)";
+    ensure!(status.message() == text, "{status:?}");
+    wait_watchers(&endpoint, 0)
+}
+
 /// Rule W29: who asked for a leader is told that there is none; the others go on when there is one again.
 #[test]
 fn a_stream_ends_without_a_leader_if_it_asked_for_one() -> anyhow::Result<()> {

@@ -132,7 +132,8 @@ fn etcds_wording(response: Response) -> Response {
     }
 }
 
-fn too_large(status: &Status) -> Option<Status> {
+/// A message above the limit in gRPC's words, if that is what it is.
+pub(crate) fn too_large(status: &Status) -> Option<Status> {
     if status.code() != Code::OutOfRange {
         return None;
     }

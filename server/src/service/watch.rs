@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use tonic::{Request, Status, Streaming};
 
 use super::convert::watch as convert;
 use super::leader_loss::{self, leader_lost};
-use super::status;
 use super::watch_codec::Outgoing;
+use super::{layers, status};
 use crate::limits::GRPC_OVERHEAD_BYTES;
 use crate::node::watch::{WatchMessages, WatchStream};
-use crate::node::{Node, RequestError, Unavailable};
+use crate::node::{Node, Unavailable};
 use crate::shutdown::Shutdown;
 
 /// Serves Watch.
@@ -37,9 +37,11 @@ impl WatchService {
     pub(crate) fn open(&self, request: Request<Streaming<pb::WatchRequest>>) -> WatchResponses {
         let wants_leader = leader_loss::is_wanted(request.metadata());
         let (stream, messages) = self.node.watch();
+        let failed = Arc::new(OnceLock::new());
         let client = Client {
             node: Arc::clone(&self.node),
             stream,
+            failed: Arc::clone(&failed),
             wants_leader,
             shutdown: self.shutdown.clone(),
         };
@@ -47,7 +49,7 @@ impl WatchService {
         let fragment_bytes =
             self.node.limits().request_bytes_max.saturating_add(GRPC_OVERHEAD_BYTES);
         let node = Arc::clone(&self.node);
-        WatchResponses { node, messages, parts: VecDeque::new(), fragment_bytes, driver }
+        WatchResponses { node, messages, failed, parts: VecDeque::new(), fragment_bytes, driver }
     }
 }
 
@@ -55,6 +57,8 @@ impl WatchService {
 struct Client {
     node: Arc<Node>,
     stream: WatchStream,
+    /// Why no more can be read of what the client sends.
+    failed: Arc<OnceLock<Status>>,
     wants_leader: bool,
     shutdown: Shutdown,
 }
@@ -76,14 +80,21 @@ impl Client {
         }
     }
 
-    /// Handles requests in order; returns when the client broke off. One that only has nothing more to ask goes
+    /// Handles requests in order; returns when one cannot be read or the client broke off. One that only has nothing more to ask goes
     /// on to listen (rule W10).
     async fn serve(&self, mut requests: Streaming<pb::WatchRequest>) {
         loop {
             match requests.message().await {
-                Ok(Some(request)) => self.handle(request).await,
+                Ok(Some(request)) => {
+                    self.handle(request).await;
+                    // However many it has sent at once, others get their turn.
+                    tokio::task::yield_now().await;
+                }
                 Ok(None) => std::future::pending().await,
-                Err(_broken) => return,
+                Err(status) => {
+                    let _first = self.failed.set(layers::too_large(&status).unwrap_or(status));
+                    return self.stream.end(Unavailable::Stopped);
+                }
             }
         }
     }
@@ -120,6 +131,7 @@ impl Client {
 pub(crate) struct WatchResponses {
     node: Arc<Node>,
     messages: WatchMessages,
+    failed: Arc<OnceLock<Status>>,
     /// Of a response that was cut, what is still to be sent.
     parts: VecDeque<Outgoing>,
     /// Bytes of a response from which it may be cut (behaviour.md 3.4).
@@ -141,7 +153,10 @@ impl Stream for WatchResponses {
                 this.parts = convert::responses(header, message, this.fragment_bytes);
                 this.parts.pop_front().map(Ok)
             }
-            Some(Err(reason)) => Some(Err(status::status(RequestError::Unavailable(reason)))),
+            Some(Err(reason)) => {
+                let failed = this.failed.get().cloned();
+                Some(Err(failed.unwrap_or_else(|| status::status(reason.into()))))
+            }
             None => None,
         };
         Poll::Ready(next)

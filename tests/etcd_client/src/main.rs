@@ -8,7 +8,8 @@ use std::env;
 use anyhow::{Context as _, ensure};
 use etcd_client::{
     AlarmAction, AlarmType, Client, CompactionOptions, Compare, CompareOp, DeleteOptions, Error,
-    GetOptions, LeaseGrantOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
+    EventType, GetOptions, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, SortOrder,
+    SortTarget, Txn, TxnOp, TxnOpResponse, WatchOptions,
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -19,7 +20,9 @@ async fn main() -> anyhow::Result<()> {
     ranges(&mut client).await.context("ranges")?;
     transactions(&mut client).await.context("transactions")?;
     leases(&mut client).await.context("leases")?;
+    watches(&mut client).await.context("watches")?;
     compaction(&mut client).await.context("compaction")?;
+    watch_of_what_is_gone(&mut client).await.context("a watch of what is gone")?;
     cluster(&mut client, endpoints.len()).await.context("cluster")
 }
 
@@ -83,9 +86,65 @@ async fn leases(client: &mut Client) -> anyhow::Result<()> {
     let lease = client.lease_grant(600, Some(LeaseGrantOptions::new().with_id(77))).await?;
     ensure!(lease.id() == 77 && lease.ttl() == 600);
     client.put("l", "1", Some(PutOptions::new().with_lease(77))).await?;
+    let (mut keeper, mut renewals) = client.lease_keep_alive(77).await?;
+    keeper.keep_alive().await?;
+    let renewed = renewals.message().await?.context("a renewal")?;
+    ensure!(renewed.id() == 77 && renewed.ttl() == 600);
+    let options = LeaseTimeToLiveOptions::new().with_keys();
+    let left = client.lease_time_to_live(77, Some(options)).await?;
+    ensure!((590..=600).contains(&left.ttl()) && left.granted_ttl() == 600);
+    ensure!(left.keys() == [b"l"]);
+    ensure!(client.leases().await?.leases().iter().map(|lease| lease.id()).eq([77]));
     client.lease_revoke(77).await?;
+    ensure!(client.lease_time_to_live(77, None).await?.ttl() == -1);
     ensure!(client.get("l", None).await?.kvs().is_empty());
     ensure!(message(client.lease_revoke(77).await.err()).contains("requested lease not found"));
+    Ok(())
+}
+
+/// One watch from the past and one from now, on a key that is put, put again and deleted.
+async fn watches(client: &mut Client) -> anyhow::Result<()> {
+    let put = client.put("w", "1", None).await?;
+    let first = put.header().context("a header")?.revision();
+    let options = WatchOptions::new().with_start_revision(first).with_prev_key();
+    let mut past = client.watch("w", Some(options)).await?;
+    let mut now = client.watch("w", None).await?;
+    ensure!(past.message().await?.context("created")?.created());
+    ensure!(now.message().await?.context("created")?.created());
+    client.put("w", "2", None).await?;
+    client.delete("w", None).await?;
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let response = past.message().await?.context("events")?;
+        for event in response.events() {
+            let kv = event.kv().context("a key")?;
+            let prev = event.prev_kv().map(|kv| kv.value().to_vec());
+            seen.push((event.event_type(), kv.mod_revision(), prev));
+        }
+    }
+    let expected = [
+        (EventType::Put, first, None),
+        (EventType::Put, first + 1, Some(b"1".to_vec())),
+        (EventType::Delete, first + 2, Some(b"2".to_vec())),
+    ];
+    ensure!(seen == expected, "{seen:?}");
+    let event = now.message().await?.context("an event")?;
+    ensure!(event.header().is_some_and(|header| header.revision() == first + 1));
+    ensure!(now.message().await?.context("an event")?.events().len() == 1);
+    now.request_progress().await?;
+    let progress = now.message().await?.context("progress")?;
+    ensure!(progress.watch_id() == -1 && progress.events().is_empty());
+    now.cancel(0).await?;
+    ensure!(now.message().await?.context("an end")?.canceled());
+    Ok(())
+}
+
+async fn watch_of_what_is_gone(client: &mut Client) -> anyhow::Result<()> {
+    let options = WatchOptions::new().with_start_revision(2);
+    let mut watch = client.watch("a", Some(options)).await?;
+    ensure!(watch.message().await?.context("created")?.created());
+    let end = watch.message().await?.context("an end")?;
+    ensure!(end.canceled() && end.compact_revision() == 4);
     Ok(())
 }
 

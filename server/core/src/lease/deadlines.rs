@@ -144,6 +144,7 @@ impl Deadlines {
                     if !proposed_here {
                         // Its proposer adds no slack, and knows nothing of what is renewed here.
                         due.fresh_until = 0;
+                        self.renewing.remove(&id);
                     }
                     self.set_deadline(id, deadline);
                 }
@@ -272,8 +273,10 @@ impl Deadlines {
 
     /// That renewal came to its end; `committed` with when it was proposed, if it is certain that it happened.
     pub fn end_renewal(&mut self, id: LeaseId, committed: Option<Duration>) {
-        self.renewing.remove(&id);
-        if let (Some(proposed), Some(due)) = (committed, self.leases.get_mut(&id)) {
+        // Another leader's entry came after it: what this one renewed without the log would be unknown there.
+        let is_newest = self.renewing.remove(&id);
+        if let (true, Some(proposed), Some(due)) = (is_newest, committed, self.leases.get_mut(&id))
+        {
             due.fresh_until = down(proposed).saturating_add(self.election_ms);
         }
     }

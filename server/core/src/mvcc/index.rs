@@ -96,8 +96,14 @@ impl KeyEntry {
     /// change begins a new life (rule W19).
     pub(crate) fn before(&self, change: ChangeId) -> Option<ChangeId> {
         let at = self.at(Revision(change.main.0 - 1))?;
-        let creates = self.versions().rev().find(|version| version.change() < change);
-        let creates = creates.is_none_or(Version::is_tombstone);
+        // A key may have any number of versions, and this is asked for each of them.
+        let creates = if self.newest.change() < change {
+            Some(self.newest)
+        } else {
+            let after = self.older.partition_point(|version| version.change() < change);
+            after.checked_sub(1).map(|last| self.older[last])
+        };
+        let creates = creates.is_none_or(|version| version.is_tombstone());
         (!at.is_tombstone() && !creates).then(|| at.change())
     }
 

@@ -45,6 +45,8 @@ impl Leases {
 
     async fn renew_all(&self, batch: &mut Vec<Join>) {
         let clock = &self.parts.clock;
+        // Who gave up has had another answer.
+        batch.retain(|join| !join.answer.is_closed());
         let Some(leadership) = self.parts.raft.own_leadership() else {
             return answer(batch, |_| Renewed::NotLeading);
         };

@@ -27,8 +27,21 @@ struct Gathered {
     events: Vec<(Revision, Bytes)>,
 }
 
-/// Reads history for these watchers, from where the first of them is. Reads the device: not for an async task.
-pub(super) fn scan(view: &View, wanted: Vec<Wanted>) -> Result<Vec<Found>, Fatal> {
+/// How a scan reads.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    /// With the device it blocks: not for an async task.
+    pub(super) access: Access,
+    /// Bytes for each watcher, unless one revision has more.
+    pub(super) offer_bytes: usize,
+}
+
+/// Reads history for these watchers, from where the first of them is.
+pub(super) fn scan(
+    view: &View,
+    wanted: Vec<Wanted>,
+    manner: Manner,
+) -> Result<Vec<Found>, ReadError> {
     let mark = view.compacted();
     let is_gone = |next: Revision| mark.filter(|mark| next < *mark);
     let mut found = Vec::with_capacity(wanted.len());
@@ -55,9 +68,9 @@ pub(super) fn scan(view: &View, wanted: Vec<Wanted>) -> Result<Vec<Found>, Fatal
         same_range.push(at);
         matcher.insert(&class.interest.range, same_range);
     }
-    let read = gather(view, from, &matcher, &mut classes)?;
+    let read = gather(view, from, &matcher, &mut classes, manner.access)?;
     for class in &classes {
-        hand_out(class, read, &mut found);
+        hand_out(class, read, manner.offer_bytes, &mut found);
     }
     Ok(found)
 }
@@ -68,12 +81,13 @@ fn gather(
     from: Revision,
     matcher: &Matcher<Vec<usize>>,
     classes: &mut [Gathered],
-) -> Result<Revision, Fatal> {
+    access: Access,
+) -> Result<Revision, ReadError> {
     let (mut bytes, mut changes, mut revisions) = (0, 0, 0);
     let mut last = None;
     let mut read = view.revision();
     let mut failed = None;
-    let visited = view.scan(from, view.revision(), Access::Disk, &mut |event| {
+    let visited = view.scan(from, view.revision(), access, &mut |event| {
         let main = event.change.main;
         if last.is_some_and(|last| last != main) {
             revisions += 1;
@@ -87,7 +101,7 @@ fn gather(
         }
         last = Some(main);
         changes += 1;
-        match take(view, &event, matcher, classes) {
+        match take(view, &event, matcher, classes, access) {
             Ok(taken) => bytes += taken,
             Err(error) => {
                 failed = Some(error);
@@ -97,10 +111,10 @@ fn gather(
         ControlFlow::Continue(())
     });
     match (failed, visited) {
-        (Some(error), _) | (None, Err(error)) => Err(fatal(error)),
+        (Some(error), _) | (None, Err(error)) => Err(error),
         // The View that was asked is the one that is read: what it has not compacted is there.
         (None, Ok(Err(rejection))) => {
-            Err(Fatal::Invariant(format!("a scan from {from}: {rejection}")))
+            Err(Fatal::Invariant(format!("a scan from {from}: {rejection}")).into())
         }
         (None, Ok(Ok(()))) => Ok(read),
     }
@@ -112,6 +126,7 @@ fn take(
     event: &Event,
     matcher: &Matcher<Vec<usize>>,
     classes: &mut [Gathered],
+    access: Access,
 ) -> Result<usize, ReadError> {
     let main = event.change.main;
     let mut takers: Vec<usize> = Vec::new();
@@ -125,7 +140,7 @@ fn take(
             (Some(encoded), _) if class.interest.prev_kv => encoded.clone(),
             (_, Some(encoded)) if !class.interest.prev_kv => encoded.clone(),
             _ if class.interest.prev_kv => {
-                let prev = view.previous(event, Access::Disk)?;
+                let prev = view.previous(event, access)?;
                 with_prev.insert(encode_event(event, prev.as_ref())).clone()
             }
             _ => plain.insert(encode_event(event, None)).clone(),
@@ -137,23 +152,49 @@ fn take(
 }
 
 /// Gives each watcher of a class the events from where it is; those that begin at the same one share them.
-fn hand_out(class: &Gathered, read: Revision, found: &mut Vec<Found>) {
-    let mut known: HashMap<usize, Option<Arc<Batch>>> = HashMap::new();
+fn hand_out(class: &Gathered, read: Revision, bytes_max: usize, found: &mut Vec<Found>) {
+    let mut known: HashMap<usize, (Option<Arc<Batch>>, Revision)> = HashMap::new();
     for (watcher, next) in &class.watchers {
         let start = class.events.partition_point(|(revision, _)| revision < next);
-        let events = known.entry(start).or_insert_with(|| {
-            let events = class.events[start..].iter().map(|(_, event)| event.clone());
-            (start < class.events.len()).then(|| Batch::new(events.collect()))
-        });
+        let cut = || {
+            let (end, read) = cut(&class.events[start..], read, bytes_max);
+            let events = class.events[start..start + end].iter().map(|(_, event)| event.clone());
+            ((end > 0).then(|| Batch::new(events.collect())), read)
+        };
+        let (events, read) = known.entry(start).or_insert_with(cut).clone();
         // One that begins behind what was read learned nothing.
         let read = read.max(Revision(next.0 - 1));
-        found.push(Found { watcher: *watcher, events: events.clone(), read: Ok(read) });
+        found.push(Found { watcher: *watcher, events, read: Ok(read) });
     }
 }
 
-fn fatal(error: ReadError) -> Fatal {
-    match error {
-        ReadError::Fatal(fatal) => fatal,
-        ReadError::Miss => Fatal::Invariant("a scan of the device missed a block".to_owned()),
+/// How many of the events are offered at once, whole revisions, and how far that is.
+fn cut(events: &[(Revision, Bytes)], read: Revision, bytes_max: usize) -> (usize, Revision) {
+    let mut bytes = 0;
+    let mut before: Option<Revision> = None;
+    for (at, (revision, event)) in events.iter().enumerate() {
+        if let Some(last) = before.filter(|last| last != revision && bytes >= bytes_max) {
+            return (at, last);
+        }
+        bytes += event.len();
+        before = Some(*revision);
+    }
+    (events.len(), read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_offered_at_once_ends_with_a_revision() {
+        let of = |sizes: &[(i64, usize)]| -> Vec<(Revision, Bytes)> {
+            sizes.iter().map(|(at, size)| (Revision(*at), Bytes::from(vec![0; *size]))).collect()
+        };
+        let events = of(&[(2, 60), (2, 60), (3, 1), (5, 1)]);
+        assert_eq!(cut(&events, Revision(9), 1000), (4, Revision(9)));
+        assert_eq!(cut(&events, Revision(9), 100), (2, Revision(2)), "never within one");
+        assert_eq!(cut(&events, Revision(9), 121), (3, Revision(3)));
+        assert_eq!(cut(&[], Revision(9), 1), (0, Revision(9)));
     }
 }

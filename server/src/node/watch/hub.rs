@@ -5,19 +5,20 @@
 //! delivered below it (hazard B6). Nothing is ever dropped and nobody cut off for being slow (rule W17): who
 //! has no room becomes lagging and reads history once its client made some.
 
+mod deliver;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use kvd_core::event::{Event, KeyValue};
 use kvd_core::ids::Revision;
-use kvd_core::watch::encode_event;
 
 use super::classes::{ClassKey, Classes};
 use super::lagging::Lagging;
 use super::outbox::{Batch, Message, Outbox};
 use super::request::{Create, Interest, WatchId};
-use crate::limits::{CATCH_UP_REVISIONS, CATCH_UP_WATCHERS, WATCHERS_PER_STREAM_MAX};
+use crate::limits::WATCHERS_PER_STREAM_MAX;
+
+pub(crate) use self::deliver::Delivering;
 
 /// Names a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,38 +82,6 @@ enum State {
     Lagging,
     /// What it needs is gone; its id stays taken until its client cancels it (rule W25).
     Compacted,
-}
-
-/// The events of a slice while they are delivered.
-pub(crate) struct Delivering {
-    events: Vec<Event>,
-    /// What each replaced, once it was looked up.
-    pub(crate) previous: Vec<Option<Option<KeyValue>>>,
-    plain: Vec<Option<Bytes>>,
-    with_prev: Vec<Option<Bytes>>,
-}
-
-impl Delivering {
-    pub(crate) fn new(events: Vec<Event>) -> Self {
-        let count = events.len();
-        let (plain, with_prev) = (vec![None; count], vec![None; count]);
-        // What replaced nothing needs no look.
-        let previous = events.iter().map(|event| event.prev.is_none().then_some(None)).collect();
-        Self { events, previous, plain, with_prev }
-    }
-
-    pub(crate) fn event(&self, at: usize) -> &Event {
-        &self.events[at]
-    }
-
-    fn encoded(&mut self, at: usize, prev_kv: bool) -> Bytes {
-        let event = &self.events[at];
-        if prev_kv {
-            let prev = self.previous[at].as_ref().and_then(Option::as_ref);
-            return self.with_prev[at].get_or_insert_with(|| encode_event(event, prev)).clone();
-        }
-        self.plain[at].get_or_insert_with(|| encode_event(event, None)).clone()
-    }
 }
 
 /// What a lagging watcher needs from history.
@@ -282,9 +251,8 @@ impl Hub {
     /// A stream's client made room.
     pub(crate) fn drained(&mut self, stream: StreamKey) {
         let Some(target) = self.streams.get(&stream) else { return };
-        for key in target.watchers.values() {
-            self.lagging.has_room(*key);
-        }
+        // Who is furthest behind first, or one that is ahead would take the room each time.
+        self.lagging.have_room(target.watchers.values().copied());
     }
 
     /// Whether the watch was sent everything up to the hub's revision and no further, and began at it or before.
@@ -337,174 +305,4 @@ impl Hub {
             self.streams.get(&watcher.stream).is_some_and(|stream| stream.outbox.has_room());
         self.lagging.put(key, watcher.next, has_room);
     }
-}
-
-/// What the store does.
-impl Hub {
-    /// Whether some watcher wants to know what this event replaced.
-    pub(crate) fn wants_prev(&self, event: &Event) -> bool {
-        let mut wanted = false;
-        if event.prev.is_some() && self.classes.wants_prev() {
-            self.classes.visit(&event.kv.key, &mut |_, class| wanted |= wants_prev(class, event));
-        }
-        wanted
-    }
-
-    /// Delivers the events of one revision: a part of those at hand. Says how many responses that made, or which
-    /// events must be looked up first; then nothing was delivered.
-    pub(crate) fn deliver(
-        &mut self,
-        delivering: &mut Delivering,
-        part: std::ops::Range<usize>,
-    ) -> Result<usize, Vec<usize>> {
-        let revision = delivering.events[part.start].change.main;
-        let mut matched: Vec<(ClassKey, usize)> = Vec::new();
-        let mut unknown = Vec::new();
-        for at in part {
-            let event = &delivering.events[at];
-            self.classes.visit(&event.kv.key, &mut |key, class| {
-                if class.live.is_empty() || !class.interest.wants(event.kind) {
-                    return;
-                }
-                matched.push((key, at));
-                if class.interest.prev_kv && delivering.previous[at].is_none() {
-                    unknown.push(at);
-                }
-            });
-        }
-        if !unknown.is_empty() {
-            unknown.dedup();
-            return Err(unknown);
-        }
-        let mut touched = Vec::new();
-        for (key, at) in matched {
-            let Some(class) = self.classes.get_mut(key) else { continue };
-            if class.matched.is_empty() {
-                touched.push(key);
-            }
-            class.matched.push(at);
-        }
-        let mut delivered = 0;
-        for key in touched {
-            delivered += self.deliver_to_class(key, revision, delivering);
-        }
-        self.revision = self.revision.max(revision);
-        Ok(delivered)
-    }
-
-    fn deliver_to_class(
-        &mut self,
-        key: ClassKey,
-        revision: Revision,
-        delivering: &mut Delivering,
-    ) -> usize {
-        let Some(class) = self.classes.get_mut(key) else { return 0 };
-        let prev_kv = class.interest.prev_kv;
-        let events = class.matched.drain(..).map(|at| delivering.encoded(at, prev_kv)).collect();
-        let batch = Batch::new(events);
-        let mut behind = Vec::new();
-        for key in &class.live {
-            let Some(watcher) = self.watchers.get_mut(key) else { continue };
-            let Some(stream) = self.streams.get(&watcher.stream) else { continue };
-            if revision < watcher.next {
-                continue;
-            }
-            let message = Message::Events {
-                id: watcher.id,
-                revision,
-                batch: Arc::clone(&batch),
-                may_fragment: watcher.may_fragment,
-            };
-            if stream.outbox.offer(message) {
-                watcher.is_active = true;
-            } else {
-                behind.push(*key);
-            }
-        }
-        let count = class.live.len();
-        for key in behind {
-            self.fall_behind(key, revision);
-        }
-        count
-    }
-
-    /// Everything up to this revision happened, and its events are not at hand.
-    pub(crate) fn gap(&mut self, to: Revision) {
-        if to <= self.revision {
-            return;
-        }
-        let from = self.revision.next();
-        self.revision = to;
-        let is_missing_out =
-            |watcher: &Watcher| matches!(watcher.state, State::Live(_)) && watcher.next <= to;
-        let missing_out = self.watchers.iter().filter(|(_, watcher)| is_missing_out(watcher));
-        let missing_out: Vec<_> = missing_out.map(|(key, _)| *key).collect();
-        for key in missing_out {
-            self.fall_behind(key, from);
-        }
-    }
-
-    /// Everything up to this revision was handed over, whatever it held.
-    pub(crate) fn reached(&mut self, revision: Revision) {
-        self.revision = self.revision.max(revision);
-    }
-
-    /// Whether somebody wants to read history.
-    pub(crate) fn is_anyone_behind(&self) -> bool {
-        self.lagging.is_waiting()
-    }
-
-    /// Who reads history next, and what.
-    pub(crate) fn next_turn(&mut self) -> Vec<Wanted> {
-        let span = i64::try_from(CATCH_UP_REVISIONS).unwrap_or(i64::MAX);
-        let turn = self.lagging.take_turn(span, CATCH_UP_WATCHERS);
-        let wanted = turn.into_iter().filter_map(|(key, next)| {
-            let watcher = self.watchers.get(&key)?;
-            let interest = self.classes.get(watcher.class)?.interest.clone();
-            Some(Wanted { watcher: key, class: watcher.class, interest, next })
-        });
-        wanted.collect()
-    }
-
-    /// Hands over what history had; `current` is the store's revision as the scan saw it, which headers state
-    /// (rule W16).
-    pub(crate) fn found(&mut self, found: Found, current: Revision) {
-        let key = found.watcher;
-        // It may have been cancelled meanwhile.
-        let Some(watcher) = self.watchers.get_mut(&key) else { return };
-        let Some(stream) = self.streams.get(&watcher.stream) else { return };
-        let id = watcher.id;
-        let read = match found.read {
-            Ok(read) => read,
-            Err(mark) => {
-                if stream.outbox.offer(Message::Compacted { id, mark }) {
-                    watcher.state = State::Compacted;
-                } else {
-                    self.lagging.put(key, watcher.next, false);
-                }
-                return;
-            }
-        };
-        if let Some(batch) = found.events {
-            let may_fragment = watcher.may_fragment;
-            let events = Message::Events { id, revision: current, batch, may_fragment };
-            if !stream.outbox.offer(events) {
-                // Not before the client took something: what does not fit now will not fit sooner.
-                self.lagging.put(key, watcher.next, false);
-                return;
-            }
-            watcher.is_active = true;
-        }
-        watcher.next = watcher.next.max(read.next());
-        if watcher.next > self.revision {
-            self.go_live(key);
-        } else {
-            let has_room = stream.outbox.has_room();
-            self.lagging.put(key, watcher.next, has_room);
-        }
-    }
-}
-
-fn wants_prev(class: &super::classes::Class, event: &Event) -> bool {
-    class.interest.prev_kv && class.interest.wants(event.kind)
 }

@@ -31,11 +31,28 @@ impl Lagging {
         }
     }
 
-    /// Its stream has room now.
-    pub(crate) fn has_room(&mut self, key: WatcherKey) {
-        if let Some((next, false)) = self.next.get(&key).copied() {
+    /// Their stream has room now.
+    pub(crate) fn have_room(&mut self, keys: impl Iterator<Item = WatcherKey>) {
+        let stuck = keys.filter_map(|key| match self.next.get(&key) {
+            Some((next, false)) => Some((*next, key)),
+            _ => None,
+        });
+        let mut stuck: Vec<_> = stuck.collect();
+        stuck.sort_unstable();
+        for (next, key) in stuck {
             self.put(key, next, true);
         }
+    }
+
+    /// Takes out those with room that need nothing before this revision.
+    pub(crate) fn take_near(&mut self, from: Revision, max: usize) -> Vec<(WatcherKey, Revision)> {
+        let near = self.ready.range((from, WatcherKey::FIRST)..).take(max).copied();
+        let near: Vec<_> = near.collect();
+        for (next, key) in &near {
+            self.next.remove(key);
+            self.ready.remove(&(*next, *key));
+        }
+        near.into_iter().map(|(next, key)| (key, next)).collect()
     }
 
     /// Takes a watcher out.
@@ -109,7 +126,7 @@ mod tests {
         assert_eq!(lagging.take_turn(100, 8), [(key(2), Revision(10))]);
         assert_eq!(lagging.take_turn(100, 8), [(key(1), Revision(600))]);
         assert!(lagging.take_turn(100, 8).is_empty() && !lagging.is_waiting());
-        lagging.has_room(key(4));
+        lagging.have_room([key(4)].into_iter());
         assert_eq!(lagging.take_turn(100, 8), [(key(4), Revision(505))]);
     }
 

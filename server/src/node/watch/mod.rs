@@ -29,12 +29,15 @@ use kvd_core::outcome::Fatal;
 use kvd_core::view::{Access, ReadError, View};
 use tokio::sync::{Notify, watch};
 
-use self::hub::{Delivering, Hub};
+use self::catch_up::Manner;
+use self::hub::{Delivering, Found, Hub};
 use self::outbox::Waiting;
 use crate::apply::Published;
 use crate::fatal::FatalSignal;
 use crate::feed::{Changes, Feed};
-use crate::limits::DELIVERIES_PER_TURN;
+use crate::limits::{
+    CATCH_UP_OFFER_BYTES, DELIVERIES_PER_TURN, WATCH_BYTES_MAX, WATCH_STREAM_BYTES_MIN,
+};
 use crate::threads::ReaderPool;
 
 pub use self::hub::Counts;
@@ -112,6 +115,8 @@ impl Watches {
                         return;
                     }
                     self.hub().reached(slice.revision);
+                    // A feed that is never empty must not keep the others from their turn.
+                    tokio::task::yield_now().await;
                 }
                 None => self.hub().gap(slice.revision),
             }
@@ -214,23 +219,46 @@ impl Watches {
             }
             let view = self.published.view();
             let current = view.revision();
-            let Some(found) = self.readers.run(move || catch_up::scan(&view, wanted)).await else {
-                return;
-            };
+            let manner = self.manner(Access::Disk);
+            let scan = self.readers.run(move || catch_up::scan(&view, wanted, manner));
+            let Some(found) = scan.await else { return };
             match found {
-                Ok(found) => {
-                    let mut hub = self.hub();
-                    for one in found {
-                        hub.found(one, current);
-                    }
-                }
-                Err(error) => {
-                    self.fatal.raise(error.to_string());
-                    return;
-                }
+                Ok(found) => self.found(found, current),
+                Err(error) => return self.fatal.raise(error.to_string()),
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Hands over what history had. Meanwhile more happened: who lacks only that is given it while nothing
+    /// more can, or it would never catch up with a store that is written to all the time.
+    fn found(&self, found: Vec<Found>, current: Revision) {
+        let mut hub = self.hub();
+        for one in found {
+            hub.found(one, current);
+        }
+        let near = hub.nearly_there();
+        if near.is_empty() {
+            return;
+        }
+        let view = self.published.view();
+        let waiting: Vec<_> = near.iter().map(|one| (one.watcher, one.next)).collect();
+        match catch_up::scan(&view, near, self.manner(Access::Memory)) {
+            Ok(found) => {
+                for one in found {
+                    hub.found(one, view.revision());
+                }
+            }
+            // Not in memory any more: another turn, with the device.
+            Err(_miss) => hub.not_read(waiting.into_iter()),
+        }
+    }
+
+    /// Offers less where much waits already.
+    fn manner(&self, access: Access) -> Manner {
+        let is_full = self.waiting.bytes() > WATCH_BYTES_MAX;
+        let offer_bytes = if is_full { WATCH_STREAM_BYTES_MIN } else { CATCH_UP_OFFER_BYTES };
+        Manner { access, offer_bytes }
     }
 
     /// Tells how far the hub is, and wakes who reads history.

@@ -104,7 +104,6 @@ impl Message {
 pub(crate) struct Waiting(AtomicUsize);
 
 impl Waiting {
-    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
@@ -148,6 +147,10 @@ impl Outbox {
     /// Adds what a watcher is sent, if there is room for it.
     pub(crate) fn offer(&self, message: Message) -> bool {
         let mut inner = self.lock();
+        if inner.ended.is_some() {
+            // Nobody will take it.
+            return true;
+        }
         if !self.fits(&inner, message.bytes()) {
             inner.starved = true;
             return false;
