@@ -185,8 +185,9 @@ fn a_request_that_is_too_large_ends_the_stream() -> anyhow::Result<()> {
     })?;
     let status = ended.err().context("an answer to what is too large")?;
     ensure!(status.code() == Code::ResourceExhausted, "{status:?}");
-    let text = "grpc: received message larger than max (3145737 vs. 2097152)";
-    ensure!(status.message() == text, "{status:?}");
+    let text = status.message();
+    ensure!(text.starts_with("grpc: received message larger than max ("), "{status:?}");
+    ensure!(text.ends_with(" vs. 2097152)"), "{status:?}");
     wait_watchers(&endpoint, 0)
 }
 
