@@ -170,6 +170,40 @@ fn a_client_that_falls_silent_leaves_nothing() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A client that creates watches and reads no answer is not read either: what it costs is bounded, and nobody
+/// else waits.
+#[test]
+fn a_flood_of_creates_waits_for_its_own_client() -> anyhow::Result<()> {
+    let cluster = Cluster::start(&Program::kvd()?, 1, &[])?;
+    let endpoint = cluster.endpoints()[0].clone();
+    let caller = Caller::new(&cluster.endpoints())?;
+    let runtime = runtime()?;
+    let (flood, sent, mut other) = runtime.block_on(async {
+        let flood = Stream::open(&connect(&endpoint).await?, false).await?;
+        let mut sent = 0;
+        while sent < 10 * MANY {
+            let create = flood.create("k", 0);
+            if tokio::time::timeout(Duration::from_secs(2), create).await.is_err() {
+                break;
+            }
+            sent += 1;
+        }
+        let mut other = Stream::open(&connect(&endpoint).await?, false).await?;
+        other.create("k", 0).await?;
+        other.created().await?;
+        anyhow::Ok((flood, sent, other))
+    })?;
+    let watchers = metric(&endpoint, "etcd_debugging_mvcc_watcher_total")?.unwrap_or(0);
+    eprintln!("{sent} creates were sent, {watchers} are watches");
+    // As many as fit their answers into what the connection holds for a client that does not read.
+    ensure!(watchers < 2 * MANY as u64, "{watchers} watches of {sent} creates");
+    let revision = caller.put("k", "v")?;
+    let response = runtime.block_on(other.response())?;
+    ensure!(response.header.is_some_and(|header| header.revision == revision), "{response:?}");
+    drop((flood, other, runtime));
+    wait_watchers(&endpoint, 0)
+}
+
 /// A request that cannot be read ends the stream in etcd's words: nobody waits for an answer to it for ever.
 #[test]
 fn a_request_that_is_too_large_ends_the_stream() -> anyhow::Result<()> {
