@@ -77,12 +77,12 @@ pub(crate) const LEASE_RENEWALS_WAITING_MAX: usize = 65_536;
 /// Leases that are ended after one confirmation of leadership; etcd's `leaseRevokeRate` (rule L14).
 pub(crate) const LEASE_EXPIRIES_PER_PASS: usize = 500;
 
-/// Ends of leases in flight at once (rule L14).
-pub(crate) const LEASE_EXPIRIES_IN_FLIGHT: usize = 16;
+/// Ends of leases in flight at once (rule L14 allows 16): few, so that a client's write waits for few.
+pub(crate) const LEASE_EXPIRIES_IN_FLIGHT: usize = 4;
 
-/// Time that so many ends in flight take at least: at most 2,000 leases end in a second, so that a hundred
-/// thousand whose time is up together leave most of the log to the clients. etcd ends up to 1,000.
-pub(crate) const LEASE_EXPIRY_PACE: Duration = Duration::from_millis(8);
+/// Time that so many ends in flight take at least: at most 1,000 leases end in a second, as in etcd, so that a
+/// hundred thousand whose time is up together leave most of the log to the clients.
+pub(crate) const LEASE_EXPIRY_PACE: Duration = Duration::from_millis(4);
 
 /// Leases that one entry notes the remaining time of at most, and how often there may be such an entry: a
 /// million leases take a quarter of an hour, and leave the log to the clients.
