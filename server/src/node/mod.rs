@@ -162,12 +162,8 @@ impl Node {
     ) -> Result<T, RequestError> {
         match answer {
             Ok(answer) => answer.map_err(RequestError::from),
-            Err(ReadError::Miss) => {
-                self.fatal.raise("a read missed a block that it had fetched".to_owned());
-                Err(Unavailable::Stopped.into())
-            }
-            Err(ReadError::Fatal(fatal)) => {
-                self.fatal.raise(fatal.to_string());
+            Err(error) => {
+                self.fatal.raise(error.into_fatal().to_string());
                 Err(Unavailable::Stopped.into())
             }
         }

@@ -55,7 +55,7 @@ pub enum ReadError {
 
 impl ReadError {
     /// For reads with [`Access::Disk`], which never miss.
-    pub(crate) fn into_fatal(self) -> Fatal {
+    pub fn into_fatal(self) -> Fatal {
         match self {
             Self::Fatal(fatal) => fatal,
             Self::Miss => Fatal::Invariant("a read that may use the disk missed a block".into()),

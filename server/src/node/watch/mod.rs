@@ -200,10 +200,7 @@ impl Watches {
                 }
                 Ok(())
             }
-            Some(Err(ReadError::Fatal(fatal))) => Err(fatal),
-            Some(Err(ReadError::Miss)) => {
-                Err(Fatal::Invariant("a read of the device missed a block".to_owned()))
-            }
+            Some(Err(error)) => Err(error.into_fatal()),
             // The process ends; what is not sent is read again elsewhere.
             None => std::future::pending().await,
         }
@@ -224,7 +221,7 @@ impl Watches {
             let Some(found) = scan.await else { return };
             match found {
                 Ok(found) => self.found(found, current),
-                Err(error) => return self.fatal.raise(error.to_string()),
+                Err(error) => return self.fatal.raise(error.into_fatal().to_string()),
             }
             tokio::task::yield_now().await;
         }
@@ -250,7 +247,8 @@ impl Watches {
                 }
             }
             // Not in memory any more: another turn, with the device.
-            Err(_miss) => hub.not_read(waiting.into_iter()),
+            Err(ReadError::Miss) => hub.not_read(waiting.into_iter()),
+            Err(ReadError::Fatal(fatal)) => self.fatal.raise(fatal.to_string()),
         }
     }
 
