@@ -5,7 +5,6 @@
 //! - [`fault`]: what breaks members, and what proves that nothing was lost.
 //! - [`kube`]: an apiserver of Kubernetes as a client, and the judge of what it relies on.
 //! - [`script`]: transcripts of the etcd API, replayed on kvd or on a real etcd.
-//! - [`sim`]: three members on one thread, where network, disks and time follow from a seed.
 //!
 //! `README.md` says how to run them.
 
@@ -13,5 +12,4 @@ pub mod cluster;
 pub mod fault;
 pub mod kube;
 pub mod script;
-pub mod sim;
 pub mod tools;

@@ -2,9 +2,10 @@
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
 use turmoil::Sim;
 
-use super::member::{Machine, NAMES};
+use crate::member::{Machine, NAMES};
 
 /// Kinds of faults; a run has some of them.
 const KINDS: u32 = 8;
@@ -13,7 +14,7 @@ const KINDS: u32 = 8;
 pub const CLIENTS: [&str; 3] = ["c1", "c2", "c3"];
 
 /// How often what happened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Coverage {
     /// Processes that died.
     pub kills: u64,

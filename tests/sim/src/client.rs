@@ -15,10 +15,10 @@ use rand::{RngExt, SeedableRng};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::check::marker;
-use super::history::{History, Op, Outcome, Pair};
-use super::member::{CLIENT_PORT, NAMES};
-use super::net::channel;
+use crate::check::marker;
+use crate::history::{History, Op, Outcome, Pair};
+use crate::member::{CLIENT_PORT, NAMES};
+use crate::net::channel;
 
 /// Keys that clients fight for.
 const KEYS: usize = 6;

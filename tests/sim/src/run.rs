@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
 use turmoil::{Builder, Sim};
 
-use super::audit::{Audit, AuditSlot, audit};
-use super::check::check;
-use super::client::{Wishes, work};
-use super::history::History;
-use super::member::{Flags, Machine, NAMES};
-use super::nemesis::{CLIENTS, Coverage, Nemesis};
+use crate::audit::{Audit, AuditSlot, audit};
+use crate::check::check;
+use crate::client::{Wishes, work};
+use crate::history::History;
+use crate::member::{Flags, Machine, NAMES};
+use crate::nemesis::{CLIENTS, Coverage, Nemesis};
 
 /// Simulated time in which things go wrong.
 const FAULTS_MS: u64 = 8_000;
@@ -29,7 +30,7 @@ const SETTLED: Duration = Duration::from_secs(8);
 const TICK: Duration = Duration::from_millis(2);
 
 /// What a run was like.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// What follows from the seed.
     pub digest: u64,

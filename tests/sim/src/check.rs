@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::history::{Call, Op, Outcome, Pair};
+use crate::history::{Call, Op, Outcome, Pair};
 
 /// What a revision changed: the pairs that were put.
 pub type Change = Vec<Pair>;

@@ -9,10 +9,10 @@ use kvd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::check::Change;
-use super::client::{everything, pairs};
-use super::member::{CLIENT_PORT, NAMES};
-use super::net::channel;
+use crate::check::Change;
+use crate::client::{everything, pairs};
+use crate::member::{CLIENT_PORT, NAMES};
+use crate::net::channel;
 
 /// Pause between two tries to reach a member.
 const RETRY: Duration = Duration::from_millis(200);

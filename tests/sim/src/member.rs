@@ -23,7 +23,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 
-use super::net::SimNet;
+use crate::net::SimNet;
 
 /// Members, by the names of their hosts.
 pub const NAMES: [&str; 3] = ["m1", "m2", "m3"];
