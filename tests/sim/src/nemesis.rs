@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 use turmoil::Sim;
 
-use crate::member::{Machine, NAMES};
+use crate::machine::{Machine, NAMES};
 
 /// Kinds of faults; a run has some of them.
 const KINDS: u32 = 8;

@@ -13,7 +13,7 @@ use crate::audit::{Audit, AuditSlot, audit};
 use crate::check::check;
 use crate::client::{Wishes, work};
 use crate::history::History;
-use crate::member::{Flags, Machine, NAMES};
+use crate::machine::{Flags, Machine, NAMES};
 use crate::nemesis::{CLIENTS, Coverage, Nemesis};
 
 /// Simulated time in which things go wrong.

@@ -1,4 +1,7 @@
 //! A member's machine: disk and stores survive a crash as far as they do, everything else is gone.
+//!
+//! What runs on it is `kvd`: the way from a data directory to a serving member is the product's own. Only what
+//! `kvd::run` does with sockets, signals and threads is done here with the simulator's.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -25,8 +28,8 @@ use tokio::sync::watch;
 
 use crate::net::SimNet;
 
-/// Members, by the names of their hosts.
-pub const NAMES: [&str; 3] = ["m1", "m2", "m3"];
+/// Members, by the names of their hosts; a run has the first three of them, or all.
+pub const NAMES: [&str; 5] = ["m1", "m2", "m3", "m4", "m5"];
 
 /// Where clients are served.
 pub const CLIENT_PORT: u16 = 2379;
@@ -36,6 +39,8 @@ const PEER_PORT: u16 = 2380;
 /// What a run's members are told alike.
 #[derive(Clone, Copy, Debug)]
 pub struct Flags {
+    /// Voting members.
+    pub members: usize,
     /// Milliseconds.
     pub election_ms: u64,
     /// Milliseconds.
@@ -57,12 +62,33 @@ pub struct Machine {
 struct State {
     disk: SimDisk,
     stores: MemStores,
+    /// Why the checkpoints are of no use, if so: they were lost.
+    broken: Option<String>,
     rng: StdRng,
     sync_ms: u64,
     /// The disk as of the moment its power was cut, if it was cut in the middle of a sync.
     cut: Arc<Mutex<Option<SimDisk>>>,
-    stopped: Option<String>,
+    /// How much room the device says it has.
+    space: watch::Sender<Level>,
+    /// Milliseconds that the clock is to jump ahead, once.
+    jump_ms: u64,
+    /// Microseconds that the clock gains in each ten milliseconds.
+    drift_us: u64,
+    /// Told to stop in an orderly way.
+    asked_to_stop: watch::Sender<bool>,
+    stopped: Option<Stop>,
     node: Weak<Node>,
+}
+
+/// Why a member stopped by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It was asked to.
+    Asked,
+    /// It refused to start.
+    Refused(String),
+    /// It could not go on.
+    Fatal(String),
 }
 
 impl Machine {
@@ -72,9 +98,14 @@ impl Machine {
         let state = State {
             disk: SimDisk::new(),
             stores: MemStores::new(),
+            broken: None,
             rng: StdRng::seed_from_u64(seed),
             sync_ms: flags.sync_ms,
             cut: Arc::default(),
+            space: watch::Sender::new(Level::Plenty),
+            jump_ms: 0,
+            drift_us: 0,
+            asked_to_stop: watch::Sender::new(false),
             stopped: None,
             node: Weak::new(),
         };
@@ -83,14 +114,20 @@ impl Machine {
 
     /// Runs the member until its host is crashed. A member that stops by itself is noted, and stays silent.
     pub async fn run(self) {
-        let reason = self.serve().await;
-        self.state().stopped = Some(reason);
+        let keeps_time = self.clone().keep_time();
+        let stop = tokio::select! {
+            biased;
+            stop = self.serve() => stop,
+            () = keeps_time => unreachable!("time does not end"),
+        };
+        tracing::info!(?stop, "stopped");
+        self.state().stopped = Some(stop);
         std::future::pending().await
     }
 
     /// Why it stopped by itself, if it did and nobody cut its power.
     #[must_use]
-    pub fn failure(&self) -> Option<String> {
+    pub fn stopped(&self) -> Option<Stop> {
         let state = self.state();
         let was_cut = state.cut.lock().is_ok_and(|cut| cut.is_some());
         if was_cut { None } else { state.stopped.clone() }
@@ -108,9 +145,78 @@ impl Machine {
         self.state().sync_ms = sync_ms;
     }
 
-    /// The disk is well again.
-    pub fn heal_disk(&self) {
-        self.set_sync_ms(self.flags.sync_ms);
+    /// Disk and clock are well again.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        state.sync_ms = self.flags.sync_ms;
+        state.drift_us = 0;
+        state.space.send_replace(Level::Plenty);
+        state.disk.set_capacity(None);
+        state.disk.fail_syncs(0, ErrorKind::Other);
+        state.disk.fail_writes(0, ErrorKind::Other);
+    }
+
+    /// The next write, or the next sync, fails as a dying device's does.
+    pub fn fail_disk(&self, syncs: bool) {
+        let state = self.state();
+        match syncs {
+            true => state.disk.fail_syncs(1, ErrorKind::Other),
+            false => state.disk.fail_writes(1, ErrorKind::Other),
+        }
+    }
+
+    /// The device says that it has only so much room.
+    pub fn set_space(&self, level: Level) {
+        self.state().space.send_replace(level);
+    }
+
+    /// The device is full to the last byte.
+    pub fn fill_disk(&self) {
+        let state = self.state();
+        let used = state.disk.used_bytes();
+        state.disk.set_capacity(Some(used));
+        state.space.send_replace(Level::Critical);
+    }
+
+    /// Turns one bit of the log on the device around; false if there is none yet.
+    pub fn rot(&self, seed: u64) -> bool {
+        let state = self.state();
+        let files = state.disk.files();
+        let mut rng = StdRng::seed_from_u64(seed);
+        let bits: u64 = files.iter().map(|(_, bytes)| bytes * 8).sum();
+        if bits == 0 {
+            return false;
+        }
+        let mut bit = rng.random_range(0..bits);
+        for (path, bytes) in files {
+            if bit < bytes * 8 {
+                return state.disk.flip_bit(&path, bit).is_ok();
+            }
+            bit -= bytes * 8;
+        }
+        false
+    }
+
+    /// All checkpoints are lost; the log stays. Its host must not run.
+    pub fn lose_checkpoints(&self) {
+        let mut state = self.state();
+        state.stores = MemStores::new();
+        state.broken = Some("lost by the simulator".to_owned());
+    }
+
+    /// The clock jumps ahead: for this member, the others stood still.
+    pub fn jump_clock(&self, jump_ms: u64) {
+        self.state().jump_ms += jump_ms;
+    }
+
+    /// From now on the clock gains so many microseconds in each ten milliseconds.
+    pub fn set_drift_us(&self, drift_us: u64) {
+        self.state().drift_us = drift_us;
+    }
+
+    /// Asks it to stop in an orderly way, as SIGTERM does.
+    pub fn ask_to_stop(&self) {
+        self.state().asked_to_stop.send_replace(true);
     }
 
     /// Cuts the power in the middle of the next sync: what is being synced may be kept or lost, sector by
@@ -147,14 +253,20 @@ impl Machine {
         state.stores = state.stores.crash();
         state.cut = Arc::default();
         state.stopped = None;
+        state.asked_to_stop.send_replace(false);
         state.node = Weak::new();
+    }
+
+    /// The member, while it runs and is up.
+    #[must_use]
+    pub fn node(&self) -> Option<Arc<Node>> {
+        self.state().node.upgrade()
     }
 
     /// Whether it believes to lead.
     #[must_use]
     pub fn leads(&self) -> bool {
-        let node = self.state().node.upgrade();
-        node.is_some_and(|node| node.leader() == Some(id(self.index)))
+        self.node().is_some_and(|node| node.leader() == Some(id(self.index)))
     }
 
     /// Whether a checkpoint became durable.
@@ -164,31 +276,53 @@ impl Machine {
         stores.live().meta().is_ok_and(|meta| meta.is_some())
     }
 
-    async fn serve(&self) -> String {
+    async fn serve(&self) -> Stop {
         let fatal = FatalSignal::new();
+        let shutdown = Shutdown::new();
+        let mut asked = self.state().asked_to_stop.subscribe();
         let served = async {
-            match self.start(&fatal).await {
-                Ok(node) => {
-                    self.state().node = Arc::downgrade(&node);
-                    std::future::pending().await
-                }
-                Err(reason) => reason,
-            }
+            let node = match self.start(&fatal, &shutdown).await {
+                Ok(node) => node,
+                Err(reason) => return Stop::Refused(reason),
+            };
+            self.state().node = Arc::downgrade(&node);
+            // The sender lives as long as the machine.
+            let _asked = asked.wait_for(|asked| *asked).await;
+            node.drain().await;
+            shutdown.begin();
+            node.stop().await;
+            Stop::Asked
         };
         tokio::select! {
             biased;
-            reason = fatal.raised() => reason,
-            reason = served => reason,
+            reason = fatal.raised() => Stop::Fatal(reason),
+            stop = served => stop,
         }
     }
 
-    async fn start(&self, fatal: &FatalSignal) -> Result<Arc<Node>, String> {
+    /// Its clock's faults.
+    async fn keep_time(self) {
+        loop {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let mut state = self.state();
+            let jump_ms = std::mem::take(&mut state.jump_ms);
+            let ahead = Duration::from_millis(jump_ms) + Duration::from_micros(state.drift_us);
+            drop(state);
+            if !ahead.is_zero() {
+                tokio::time::advance(ahead).await;
+            }
+        }
+    }
+
+    async fn start(
+        &self,
+        fatal: &FatalSignal,
+        shutdown: &Shutdown,
+    ) -> Result<Arc<Node>, String> {
         let text = |error: &dyn std::error::Error| error.to_string();
         let peers = SimNet.listen(String::new(), PEER_PORT).await.map_err(|e| text(&e))?;
         let clients = SimNet.listen(String::new(), CLIENT_PORT).await.map_err(|e| text(&e))?;
-        let shutdown = Shutdown::new();
-        let (levels, space) = watch::channel(Level::Plenty);
-        let (world, seed) = self.world(fatal, &shutdown, space);
+        let (world, seed) = self.world(fatal, shutdown);
         let starting = bootstrap::open(self.config(), world).map_err(|e| text(&e))?;
         let router = service::peer_router(Arc::clone(&starting.peer_side));
         let limits = ConnectionLimits::of_peers();
@@ -198,18 +332,15 @@ impl Machine {
         let router = service::router(Arc::clone(&node), metrics, shutdown.clone(), seed);
         let ping = Duration::from_secs(5);
         let limits = ConnectionLimits::new(u32::MAX, Some(ping), ping);
-        let serving = listen::serve(clients, router, shutdown, limits);
-        tokio::spawn(async move {
-            serving.await;
-            drop(levels);
-        });
+        tokio::spawn(listen::serve(clients, router, shutdown.clone(), limits));
+        self.state().broken = None;
         Ok(node)
     }
 
     fn config(&self) -> MemberConfig {
         let url = |index: usize, port| vec![format!("http://{}:{port}", NAMES[index])];
         let founders: BTreeMap<_, _> =
-            (0..NAMES.len()).map(|index| (id(index), url(index, PEER_PORT))).collect();
+            (0..self.flags.members).map(|index| (id(index), url(index, PEER_PORT))).collect();
         MemberConfig {
             name: NAMES[self.index].to_owned(),
             member_id: id(self.index),
@@ -230,16 +361,12 @@ impl Machine {
         }
     }
 
-    fn world(
-        &self,
-        fatal: &FatalSignal,
-        shutdown: &Shutdown,
-        space: watch::Receiver<Level>,
-    ) -> (World, u64) {
+    fn world(&self, fatal: &FatalSignal, shutdown: &Shutdown) -> (World, u64) {
         let mut state = self.state();
         let seed = state.rng.random();
         let mut random = StdRng::seed_from_u64(seed);
         let slow = Arc::clone(&self.state);
+        let room = state.space.subscribe();
         let world = World {
             threads: Threads::Simulated,
             net: Arc::new(SimNet),
@@ -249,9 +376,9 @@ impl Machine {
             segment_bytes: 64 << 10,
             incarnation: Incarnation(self.index as u64 + 101),
             stores: Arc::new(state.stores.clone()),
-            broken: None,
-            space,
-            room: Arc::new(|_bytes| true),
+            broken: state.broken.clone(),
+            space: state.space.subscribe(),
+            room: Arc::new(move |_bytes| *room.borrow() != Level::Critical),
             random: Arc::new(Mutex::new(move || random.random())),
             fatal: fatal.clone(),
             shutdown: shutdown.clone(),

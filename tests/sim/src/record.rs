@@ -1,0 +1,176 @@
+//! What clients ask and are told, handed to the checkers as it happens.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::hash::Hasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kvd_check::{
+    Caller, Checker, FinalRead, Limits, Member, Nanos, OpId, Outcome, Request, Response, Summary, Violation, WatchId,
+    WatchRequest,
+};
+
+/// The record of a run; clones share it.
+#[derive(Clone)]
+pub struct Record {
+    inner: Arc<Mutex<Inner>>,
+}
+
+struct Inner {
+    checker: Checker,
+    digest: std::hash::DefaultHasher,
+    terms: BTreeSet<u64>,
+    /// The newest revision that anybody was told.
+    newest: i64,
+    compactions: u64,
+    watches_resumed: u64,
+    watches_compacted: u64,
+}
+
+/// What of a record no checker tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// A number that two runs share only if everything happened alike.
+    pub digest: u64,
+    /// Terms that answers came from.
+    pub terms: u64,
+    /// Compactions acknowledged.
+    pub compactions: u64,
+    /// Watches that went on from another.
+    pub watches_resumed: u64,
+    /// Watches ended because their history was gone.
+    pub watches_compacted: u64,
+}
+
+/// Now, as all hosts agree on.
+#[must_use]
+pub fn now() -> Nanos {
+    let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Record {
+    /// An empty one.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        let inner = Inner {
+            checker: Checker::new(limits),
+            digest: std::hash::DefaultHasher::new(),
+            terms: BTreeSet::new(),
+            newest: 1,
+            compactions: 0,
+            watches_resumed: 0,
+            watches_compacted: 0,
+        };
+        Self { inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    /// A client is about to send a request.
+    #[must_use]
+    pub fn begin(&self, caller: Caller, request: &Request) -> OpId {
+        let mut inner = self.lock();
+        inner.note(&(now(), caller, request));
+        inner.checker.begin(now(), caller, request.clone())
+    }
+
+    /// A client knows what became of it.
+    pub fn end(&self, op: OpId, outcome: Outcome) {
+        let mut inner = self.lock();
+        inner.note(&(now(), op, &outcome));
+        if let Outcome::Answered { revision, reply } = &outcome {
+            inner.newest = inner.newest.max(*revision);
+            inner.compactions += u64::from(matches!(reply, kvd_check::Reply::Compact));
+        }
+        inner.checker.end(now(), op, outcome);
+    }
+
+    /// Where a member's witness goes on.
+    #[must_use]
+    pub fn witness_next(&self, member: Member) -> i64 {
+        self.lock().checker.witness_next(member)
+    }
+
+    /// A witness was told something.
+    pub fn witness(&self, member: Member, response: Response) {
+        let mut inner = self.lock();
+        inner.note(&(member, &response));
+        inner.checker.witness(member, &[response]);
+    }
+
+    /// A client is about to open a watch.
+    #[must_use]
+    pub fn watch(&self, request: &WatchRequest) -> WatchId {
+        let mut inner = self.lock();
+        inner.note(&(now(), request));
+        inner.watches_resumed += u64::from(request.resumes.is_some());
+        inner.checker.watch(now(), request.clone())
+    }
+
+    /// A watch was told something.
+    pub fn watch_response(&self, watch: WatchId, response: Response) {
+        let mut inner = self.lock();
+        inner.note(&(watch, &response));
+        inner.watches_compacted += u64::from(response.compact_revision > 0);
+        inner.checker.watch_response(watch, response);
+    }
+
+    /// A watch is over.
+    pub fn watch_end(&self, watch: WatchId) {
+        self.lock().checker.watch_end(now(), watch);
+    }
+
+    /// From then until now everything worked.
+    pub fn healthy_since(&self, from: Nanos) {
+        self.lock().checker.healthy(from, now());
+    }
+
+    /// An answer came from a member of this term.
+    pub fn saw_term(&self, term: u64) {
+        self.lock().terms.insert(term);
+    }
+
+    /// The newest revision that anybody was told.
+    #[must_use]
+    pub fn newest(&self) -> i64 {
+        self.lock().newest
+    }
+
+    /// What is wrong so far.
+    #[must_use]
+    pub fn violation(&self) -> Option<String> {
+        self.lock().checker.violation().map(ToString::to_string)
+    }
+
+    /// What only the record knows.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        let inner = self.lock();
+        Seen {
+            digest: inner.digest.finish(),
+            terms: inner.terms.len() as u64,
+            compactions: inner.compactions,
+            watches_resumed: inner.watches_resumed,
+            watches_compacted: inner.watches_compacted,
+        }
+    }
+
+    /// All is over.
+    ///
+    /// # Errors
+    /// What cannot be true.
+    pub fn finish(&self, finals: &[FinalRead]) -> Result<Summary, Violation> {
+        let mut inner = self.lock();
+        let checker = std::mem::replace(&mut inner.checker, Checker::new(Limits::usual()));
+        checker.finish(now(), finals)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn note(&mut self, what: &impl Debug) {
+        self.digest.write(format!("{what:?}").as_bytes());
+    }
+}
