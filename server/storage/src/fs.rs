@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub use real::RealDisk;
 #[cfg(feature = "testing")]
-pub use sim::SimDisk;
+pub use sim::{Lie, Operation, SimDisk};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
