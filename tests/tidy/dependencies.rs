@@ -155,6 +155,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "turmoil",
         ],
     ),
+    ("tests/check", &["rand"]),
     ("tests/etcd_client", &["anyhow", "etcd-client", "tokio"]),
 ];
 

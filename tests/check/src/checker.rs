@@ -1,0 +1,186 @@
+//! All checkers behind one door: told what happens as it happens, they say at the end whether it may have.
+
+use crate::bytes::Bytes;
+use crate::event::{Response, WatchId, WatchRequest};
+use crate::history::{Caller, History, Member, Nanos, OpId};
+use crate::reply::{KeyValue, Outcome};
+use crate::request::{Request, Revision};
+use crate::violation::Violation;
+
+/// What is kept, and what is allowed.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Revisions of history that are kept for reads and watches of the past. What goes further back is
+    /// counted as unjudged.
+    pub revisions_kept: usize,
+    /// Reads without a barrier of one client from one member must not go back. Not so if the member may
+    /// start again in between.
+    pub serializable_monotone: bool,
+    /// Nanoseconds that a lease may outlive its time while the store is healthy; none: as long as it likes.
+    pub lease_late: Option<Nanos>,
+    /// Operations of a window that is searched; 0 searches none.
+    pub window_operations: usize,
+    /// Each so many revisions a new window begins.
+    pub window_every_revisions: usize,
+    /// Steps of a search before it gives up.
+    pub search_steps: u64,
+}
+
+impl Limits {
+    /// For a test of any length: 100,000 revisions of history, one window of 1,000 operations for every
+    /// 20,000 revisions, leases as late as they like.
+    #[must_use]
+    pub fn usual() -> Self {
+        Self {
+            revisions_kept: 100_000,
+            serializable_monotone: false,
+            lease_late: None,
+            window_operations: 1_000,
+            window_every_revisions: 20_000,
+            search_steps: 1_000_000,
+        }
+    }
+}
+
+/// What a client was told when it got a lock or won an election.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Acquisition {
+    /// Who.
+    pub caller: Caller,
+    /// What all who want it write below: `name/`.
+    pub prefix: Bytes,
+    /// The holder's key.
+    pub key: Bytes,
+    /// The revision that created it: the fencing token.
+    pub create_revision: Revision,
+    /// The header revision of the answer by which the client knew that it holds it.
+    pub revision: Revision,
+}
+
+/// What one member has when all is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinalRead {
+    /// Which.
+    pub member: Member,
+    /// Header revision of the read.
+    pub revision: Revision,
+    /// Its hash of the whole store (`HashKV`), 0 for all if there is none.
+    pub hash: u64,
+    /// All keys.
+    pub kvs: Vec<KeyValue>,
+}
+
+/// What was checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Operations that began.
+    pub operations: u64,
+    /// That were answered.
+    pub answered: u64,
+    /// That certainly did not happen.
+    pub refused: u64,
+    /// Nobody knew, or that never ended.
+    pub unknown: u64,
+    /// Nobody knew, but the log does: they changed something.
+    pub unknown_happened: u64,
+    /// The newest revision.
+    pub revision: Revision,
+    /// Watches besides those of witnesses.
+    pub watches: u64,
+    /// Events they were sent.
+    pub watch_events: u64,
+    /// Leases whose end deleted keys.
+    pub lease_ends: u64,
+    /// Locks and elections won.
+    pub acquisitions: u64,
+    /// Answers that go back beyond the history that is kept.
+    pub unjudged: u64,
+    /// Windows that were searched with revisions hidden.
+    pub windows: u64,
+    /// Windows whose search gave up.
+    pub windows_given_up: u64,
+}
+
+/// Judges a history while it happens.
+///
+/// Calls come in the order of time: no moment is before that of the call before. At equal moments, what is
+/// told first happened first. The first violation is kept and everything after it ignored.
+pub struct Checker {
+    limits: Limits,
+    history: History,
+    found: Option<Box<Violation>>,
+}
+
+impl Checker {
+    /// Knows nothing yet of an empty store at revision 1.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, history: History::new(), found: None }
+    }
+
+    /// A client sends a request. Call it before the request can reach anybody.
+    pub fn begin(&mut self, at: Nanos, caller: Caller, request: Request) -> OpId {
+        self.history.begin(at, caller, request)
+    }
+
+    /// A client knows what became of its request, or gives up on it. What never ends counts as unknown.
+    pub fn end(&mut self, at: Nanos, op: OpId, outcome: Outcome) {
+        self.history.end(at, op, outcome);
+    }
+
+    /// Responses came to a witness: the watch of one member for all keys, from revision 1 on. The witness that is
+    /// told of a revision first makes the log; all others must be told the same. When its stream breaks, go on
+    /// from [`Self::witness_next`].
+    pub fn witness(&mut self, member: Member, responses: &[Response]) {
+        let _ = (member, responses);
+    }
+
+    /// The revision from which a witness's next stream must start.
+    #[must_use]
+    pub fn witness_next(&self, member: Member) -> Revision {
+        let _ = member;
+        2
+    }
+
+    /// A client opens a watch. Call it before the request can reach anybody.
+    pub fn watch(&mut self, at: Nanos, request: WatchRequest) -> WatchId {
+        let _ = (at, request);
+        WatchId(0)
+    }
+
+    /// A response came to a watch.
+    pub fn watch_response(&mut self, watch: WatchId, response: Response) {
+        let _ = (watch, response);
+    }
+
+    /// A watch is over, for whatever reason; nothing more comes and nothing more is owed.
+    pub fn watch_end(&mut self, at: Nanos, watch: WatchId) {
+        let _ = (at, watch);
+    }
+
+    /// A client was told that it holds a lock, or leads.
+    pub fn acquired(&mut self, at: Nanos, acquisition: Acquisition) {
+        let _ = (at, acquisition);
+    }
+
+    /// In this span a quorum could reach each other, the clients and a witness: leases must end in time.
+    pub fn healthy(&mut self, from: Nanos, to: Nanos) {
+        let _ = (from, to);
+    }
+
+    /// The first violation, if one was found already.
+    #[must_use]
+    pub fn violation(&self) -> Option<&Violation> {
+        self.found.as_deref()
+    }
+
+    /// All is over: every operation has ended or never will, witnesses and watches were told everything up to
+    /// the newest revision, and every member was read.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn finish(self, at: Nanos, finals: &[FinalRead]) -> Result<Summary, Violation> {
+        let _ = (at, finals, self.limits);
+        Ok(Summary::default())
+    }
+}
