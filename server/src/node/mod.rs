@@ -249,6 +249,7 @@ impl Node {
             leader: self.leader(),
             committed: self.raft.committed(),
             applied: view.at().index,
+            last: self.raft.last(),
             revision: view.revision(),
             is_learner: !voters.iter().any(|voters| voters.contains(&self.own.member_id)),
             // Tools divide by these: neither is ever zero, and what is in use is part of what is allocated.

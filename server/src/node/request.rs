@@ -83,6 +83,8 @@ pub struct Status {
     pub committed: Index,
     /// Applied and visible here.
     pub applied: Index,
+    /// The last entry of this member's log.
+    pub last: Index,
     /// The store's revision.
     pub revision: Revision,
     /// This member does not vote.

@@ -5,23 +5,26 @@
 //! ([`kvd_storage::fs::SimDisk`]) and checkpoint store ([`kvd::stores::mem::MemStores`]).
 //!
 //! - [`net`]: turmoil as the server's network.
-//! - [`member`]: a member's machine: what survives a crash, and what runs until the next one.
-//! - [`history`]: what clients asked and were told.
-//! - [`client`]: clients that ask, and write down.
-//! - [`nemesis`]: what goes wrong, and when.
+//! - [`machine`]: a member's machine: what survives a crash, and what runs until the next one.
+//! - [`client`]: clients that ask and watch; [`convert`]: their messages; [`record`]: hands everything to the
+//!   checkers of `kvd-check`.
+//! - [`fault`]: what goes wrong, and when.
+//! - [`invariant`]: what must be true at every moment; [`observe`]: what is counted at every moment.
 //! - [`audit`]: reads everything back once all is well again.
-//! - [`check`]: whether what was told can be true.
-//! - [`run`]: all of it for one seed.
+//! - [`run`]: all of it for one seed; [`report`]: what it was like; [`log`]: what the members said.
 //!
 //! One seed is one process: libraries draw from thread-local generators and count in statics, and both begin
 //! anew with a process.
 
 pub mod audit;
-pub mod check;
 pub mod client;
-pub mod history;
+pub mod convert;
+pub mod fault;
+pub mod invariant;
 pub mod log;
-pub mod member;
-pub mod nemesis;
+pub mod machine;
 pub mod net;
+pub mod observe;
+pub mod record;
+pub mod report;
 pub mod run;

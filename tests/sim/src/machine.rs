@@ -20,12 +20,13 @@ use kvd::stores::Stores;
 use kvd::stores::mem::MemStores;
 use kvd::threads::Threads;
 use kvd_core::ids::{ClusterId, Incarnation, MemberId};
-use kvd_storage::fs::SimDisk;
-use kvd_storage::space::Level;
+use kvd_storage::fs::{Disk, Operation, SimDisk};
+use kvd_storage::space::{Level, SpaceWatch, Thresholds};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 
+use crate::invariant::Glance;
 use crate::net::SimNet;
 
 /// Members, by the names of their hosts; a run has the first three of them, or all.
@@ -35,6 +36,12 @@ pub const NAMES: [&str; 5] = ["m1", "m2", "m3", "m4", "m5"];
 pub const CLIENT_PORT: u16 = 2379;
 
 const PEER_PORT: u16 = 2380;
+
+/// Bytes of a segment of the log: few, so that many are begun and recycled.
+const SEGMENT_BYTES: u64 = 64 << 10;
+
+/// How often a member looks at its device's room.
+const SPACE_POLL: Duration = Duration::from_millis(100);
 
 /// What a run's members are told alike.
 #[derive(Clone, Copy, Debug)]
@@ -68,14 +75,14 @@ struct State {
     sync_ms: u64,
     /// The disk as of the moment its power was cut, if it was cut in the middle of a sync.
     cut: Arc<Mutex<Option<SimDisk>>>,
-    /// How much room the device says it has.
-    space: watch::Sender<Level>,
     /// Milliseconds that the clock is to jump ahead, once.
     jump_ms: u64,
     /// Microseconds that the clock gains in each ten milliseconds.
     drift_us: u64,
     /// Told to stop in an orderly way.
     asked_to_stop: watch::Sender<bool>,
+    /// How often it was started.
+    lives: u64,
     stopped: Option<Stop>,
     node: Weak<Node>,
 }
@@ -102,10 +109,10 @@ impl Machine {
             rng: StdRng::seed_from_u64(seed),
             sync_ms: flags.sync_ms,
             cut: Arc::default(),
-            space: watch::Sender::new(Level::Plenty),
             jump_ms: 0,
             drift_us: 0,
             asked_to_stop: watch::Sender::new(false),
+            lives: 0,
             stopped: None,
             node: Weak::new(),
         };
@@ -150,51 +157,33 @@ impl Machine {
         let mut state = self.state();
         state.sync_ms = self.flags.sync_ms;
         state.drift_us = 0;
-        state.space.send_replace(Level::Plenty);
         state.disk.set_capacity(None);
-        state.disk.fail_syncs(0, ErrorKind::Other);
-        state.disk.fail_writes(0, ErrorKind::Other);
+        state.disk.heal();
     }
 
-    /// The next write, or the next sync, fails as a dying device's does.
-    pub fn fail_disk(&self, syncs: bool) {
-        let state = self.state();
-        match syncs {
-            true => state.disk.fail_syncs(1, ErrorKind::Other),
-            false => state.disk.fail_writes(1, ErrorKind::Other),
-        }
+    /// The next operation of this kind fails, as a dying device's does.
+    pub fn fail_disk(&self, operation: Operation) {
+        self.state().disk.fail(&[operation], "", 1, ErrorKind::Other);
     }
 
-    /// The device says that it has only so much room.
-    pub fn set_space(&self, level: Level) {
-        self.state().space.send_replace(level);
+    /// Syncs take as long again as they do on a disk that is well.
+    pub fn be_fast(&self) {
+        self.set_sync_ms(self.flags.sync_ms);
     }
 
-    /// The device is full to the last byte.
-    pub fn fill_disk(&self) {
-        let state = self.state();
-        let used = state.disk.used_bytes();
-        state.disk.set_capacity(Some(used));
-        state.space.send_replace(Level::Critical);
+    /// The device has room for only so many bytes more.
+    pub fn fill_disk(&self, free_bytes: u64) {
+        self.state().disk.set_free(free_bytes);
     }
 
-    /// Turns one bit of the log on the device around; false if there is none yet.
+    /// There is room again.
+    pub fn empty_disk(&self) {
+        self.state().disk.set_capacity(None);
+    }
+
+    /// Turns one bit of what lies on the device around; false if there is nothing yet. Its host must not run.
     pub fn rot(&self, seed: u64) -> bool {
-        let state = self.state();
-        let files = state.disk.files();
-        let mut rng = StdRng::seed_from_u64(seed);
-        let bits: u64 = files.iter().map(|(_, bytes)| bytes * 8).sum();
-        if bits == 0 {
-            return false;
-        }
-        let mut bit = rng.random_range(0..bits);
-        for (path, bytes) in files {
-            if bit < bytes * 8 {
-                return state.disk.flip_bit(&path, bit).is_ok();
-            }
-            bit -= bytes * 8;
-        }
-        false
+        self.state().disk.rot("wal", seed).is_some()
     }
 
     /// All checkpoints are lost; the log stays. Its host must not run.
@@ -202,6 +191,12 @@ impl Machine {
         let mut state = self.state();
         state.stores = MemStores::new();
         state.broken = Some("lost by the simulator".to_owned());
+    }
+
+    /// Whether its checkpoints were lost and no others fetched yet.
+    #[must_use]
+    pub fn lacks_checkpoints(&self) -> bool {
+        self.state().broken.is_some()
     }
 
     /// The clock jumps ahead: for this member, the others stood still.
@@ -263,6 +258,26 @@ impl Machine {
         self.state().node.upgrade()
     }
 
+    /// What it shows of itself, while it is up.
+    #[must_use]
+    pub fn glance(&self) -> Option<Glance> {
+        let node = self.node()?;
+        let (status, view) = (node.status(), node.view());
+        Some(Glance {
+            member: self.index,
+            life: self.state().lives,
+            term: status.header.term.0,
+            leads: status.leader == Some(id(self.index)),
+            applied: view.at().index.0,
+            committed: status.committed.0,
+            last: status.last.0,
+            revision: view.revision().0,
+            compacted: view.compacted().map_or(0, |revision| revision.0),
+            hash: view.state_hash(),
+            snapshot_bytes: status.snapshot_sent_bytes,
+        })
+    }
+
     /// Whether it believes to lead.
     #[must_use]
     pub fn leads(&self) -> bool {
@@ -322,7 +337,7 @@ impl Machine {
         let text = |error: &dyn std::error::Error| error.to_string();
         let peers = SimNet.listen(String::new(), PEER_PORT).await.map_err(|e| text(&e))?;
         let clients = SimNet.listen(String::new(), CLIENT_PORT).await.map_err(|e| text(&e))?;
-        let (world, seed) = self.world(fatal, shutdown);
+        let (world, seed) = self.world(fatal, shutdown).map_err(|e| text(&e))?;
         let starting = bootstrap::open(self.config(), world).map_err(|e| text(&e))?;
         let router = service::peer_router(Arc::clone(&starting.peer_side));
         let limits = ConnectionLimits::of_peers();
@@ -361,34 +376,58 @@ impl Machine {
         }
     }
 
-    fn world(&self, fatal: &FatalSignal, shutdown: &Shutdown) -> (World, u64) {
+    fn world(&self, fatal: &FatalSignal, shutdown: &Shutdown) -> std::io::Result<(World, u64)> {
         let mut state = self.state();
+        state.lives += 1;
         let seed = state.rng.random();
         let mut random = StdRng::seed_from_u64(seed);
         let slow = Arc::clone(&self.state);
-        let room = state.space.subscribe();
+        let disk: Arc<dyn Disk> = Arc::new(state.disk.clone());
+        let (room, space) = watch_space(&disk)?;
         let world = World {
             threads: Threads::Simulated,
             net: Arc::new(SimNet),
-            disk: Arc::new(state.disk.clone()),
+            disk,
             wal: "wal".into(),
             sync_delay: Arc::new(move || sync_delay(&slow)),
-            segment_bytes: 64 << 10,
+            segment_bytes: SEGMENT_BYTES,
             incarnation: Incarnation(self.index as u64 + 101),
             stores: Arc::new(state.stores.clone()),
             broken: state.broken.clone(),
-            space: state.space.subscribe(),
-            room: Arc::new(move |_bytes| *room.borrow() != Level::Critical),
+            space,
+            room: Arc::new(move |bytes| room.make_room(bytes).unwrap_or(false)),
             random: Arc::new(Mutex::new(move || random.random())),
             fatal: fatal.clone(),
             shutdown: shutdown.clone(),
         };
-        (world, seed)
+        Ok((world, seed))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Looks at the device's room now and then, as a server does.
+fn watch_space(
+    disk: &Arc<dyn Disk>,
+) -> std::io::Result<(Arc<SpaceWatch>, watch::Receiver<Level>)> {
+    let thresholds = Thresholds { low_bytes: 6 * SEGMENT_BYTES, critical_bytes: 3 * SEGMENT_BYTES };
+    let space = SpaceWatch::new(Arc::clone(disk), "ballast".into(), thresholds, SPACE_POLL)?;
+    let space = Arc::new(space);
+    let (levels, receiver) = watch::channel(space.level());
+    let polled = Arc::clone(&space);
+    tokio::spawn(async move {
+        let started = tokio::time::Instant::now();
+        loop {
+            if let Ok(Some(level)) = polled.poll(started.elapsed()) {
+                tracing::info!(?level, "room on the device");
+                levels.send_replace(level);
+            }
+            tokio::time::sleep(SPACE_POLL).await;
+        }
+    });
+    Ok((space, receiver))
 }
 
 fn sync_delay(state: &Mutex<State>) -> Duration {

@@ -4,20 +4,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use kvd_check::Limits;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde::{Deserialize, Serialize};
 use turmoil::{Builder, Sim};
 
 use crate::audit::{Audit, AuditSlot, audit};
-use crate::check::check;
-use crate::client::{Wishes, work};
-use crate::history::History;
+use crate::client::{CLIENTS, Scene, kv, lease, operator, watch, witness};
+use crate::fault::{self, Kind, Nemesis};
+use crate::invariant::Invariants;
 use crate::machine::{Flags, Machine, NAMES};
-use crate::nemesis::{CLIENTS, Coverage, Nemesis};
+use crate::observe::Observer;
+use crate::record::Record;
+use crate::report::Report;
 
 /// Simulated time in which things go wrong.
 const FAULTS_MS: u64 = 8_000;
+
+/// Simulated time for which clients go on after everything was healed.
+const HEALTHY_MS: u64 = 1_000;
 
 /// Simulated time after which a healthy cluster must have converged.
 const CONVERGED_MS: u64 = 30_000;
@@ -29,28 +34,49 @@ const SETTLED: Duration = Duration::from_secs(8);
 /// Simulated time of one step.
 const TICK: Duration = Duration::from_millis(2);
 
-/// What a run was like.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Report {
-    /// What follows from the seed.
-    pub digest: u64,
-    /// Calls that clients made.
-    pub calls: usize,
-    /// Revisions that came of them.
-    pub revisions: usize,
-    /// What went wrong on the way.
-    pub coverage: Coverage,
-    /// Simulated time from health to answers of all members.
-    pub converged_after: Duration,
+/// Everything that a seed decides before time begins.
+struct Plan {
+    flags: Flags,
+    kinds: Vec<Kind>,
+    latency_max: Duration,
+    pause_ms: u64,
+    leases: bool,
+    compaction: bool,
+}
+
+impl Plan {
+    fn draw(rng: &mut StdRng) -> Self {
+        let heartbeat_ms = rng.random_range(30..100);
+        let kinds = fault::draw(rng);
+        let leases = !kinds.iter().any(|kind| matches!(kind, Kind::Clock(_)));
+        Self {
+            flags: Flags {
+                members: if rng.random_bool(0.8) { 3 } else { 5 },
+                heartbeat_ms,
+                election_ms: heartbeat_ms * rng.random_range(6..12),
+                snapshot_count: rng.random_range(20..200),
+                sync_ms: rng.random_range(0..12),
+            },
+            kinds,
+            latency_max: Duration::from_millis(rng.random_range(2..25)),
+            pause_ms: rng.random_range(20..120),
+            leases,
+            compaction: rng.random_bool(0.6),
+        }
+    }
 }
 
 /// Runs one seed; the error says what cannot be true.
+///
+/// # Errors
+/// The first violation.
 pub fn run(seed: u64) -> Result<Report, String> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let flags = draw_flags(&mut rng);
-    let mut sim = network(&mut rng);
-    let machines: Vec<Machine> =
-        (0..NAMES.len()).map(|index| Machine::new(index, flags, rng.random())).collect();
+    let plan = Plan::draw(&mut rng);
+    let mut sim = network(&mut rng, plan.latency_max);
+    let machines: Vec<Machine> = (0..plan.flags.members)
+        .map(|index| Machine::new(index, plan.flags, rng.random()))
+        .collect();
     for (machine, name) in machines.iter().zip(NAMES) {
         let machine = machine.clone();
         sim.host(name, move || {
@@ -61,97 +87,159 @@ pub fn run(seed: u64) -> Result<Report, String> {
             }
         });
     }
-    let (history, stop) = (History::default(), Arc::new(AtomicBool::new(false)));
-    let pause_ms = rng.random_range(30..120);
-    for name in CLIENTS {
-        let wishes = Wishes { history: history.clone(), stop: Arc::clone(&stop), pause_ms };
-        let seeds: [u64; 2] = rng.random();
-        sim.client(name, async move {
-            tokio::join!(work(wishes.clone(), seeds[0]), work(wishes, seeds[1]));
-            Ok(())
-        });
-    }
-    let mut nemesis = Nemesis::new(rng.random(), machines.clone());
-    let verdict = live(&mut sim, &mut nemesis, &machines, &stop);
-    let calls = history.calls();
-    let Audit { changes, converged_after } = verdict?;
-    check(&calls, &changes)?;
-    let mut coverage = nemesis.coverage;
-    coverage.terms = history.terms();
-    coverage.checkpoints =
-        machines.iter().filter(|machine| machine.has_checkpoint()).map(|_| 1).sum();
-    let (digest, calls, revisions) = (history.digest(), calls.len(), changes.len());
-    Ok(Report { digest, calls, revisions, coverage, converged_after })
+    let scene = Scene {
+        record: Record::new(Limits::usual()),
+        members: &NAMES[..plan.flags.members],
+        pause_ms: plan.pause_ms,
+        stop: Arc::new(AtomicBool::new(false)),
+        over: Arc::new(AtomicBool::new(false)),
+    };
+    clients(&mut sim, &scene, &plan, &mut rng);
+    let nemesis = Nemesis::new(rng.random(), plan.kinds, machines.clone(), plan.latency_max);
+    let mut world =
+        World { sim, machines, nemesis, invariants: Invariants::new(), observer: Observer::default() };
+    let audit = world.live(&scene)?;
+    report(&world, &scene, &plan.flags, &audit)
 }
 
-fn draw_flags(rng: &mut StdRng) -> Flags {
-    let heartbeat_ms = rng.random_range(30..100);
-    Flags {
-        heartbeat_ms,
-        election_ms: heartbeat_ms * rng.random_range(6..12),
-        snapshot_count: rng.random_range(20..200),
-        sync_ms: rng.random_range(0..12),
-    }
+fn report(
+    world: &World<'_>,
+    scene: &Scene,
+    flags: &Flags,
+    audit: &Audit,
+) -> Result<Report, String> {
+    let seen = scene.record.seen();
+    let summary = scene.record.finish(&audit.finals).map_err(|violation| violation.to_string())?;
+    let mut coverage = world.nemesis.coverage.clone();
+    coverage.join(&world.observer.coverage);
+    coverage.add("compactions", seen.compactions);
+    coverage.add("watches resumed", seen.watches_resumed);
+    coverage.add("watches ended by compaction", seen.watches_compacted);
+    coverage.add("leases ended with keys", summary.lease_ends);
+    coverage.add("unknown outcomes", summary.unknown);
+    coverage.add("unknown outcomes that happened", summary.unknown_happened);
+    coverage.add("watch events", summary.watch_events);
+    coverage.add("windows searched", summary.windows);
+    Ok(Report {
+        digest: seen.digest,
+        members: flags.members,
+        calls: summary.operations,
+        revisions: u64::try_from(summary.revision).unwrap_or(0),
+        looks: world.invariants.looks,
+        simulated: world.sim.elapsed(),
+        converged_after: audit.converged_after,
+        coverage,
+    })
 }
 
-fn network(rng: &mut StdRng) -> Sim<'static> {
-    let slowest = rng.random_range(2..25);
+fn network(rng: &mut StdRng, latency_max: Duration) -> Sim<'static> {
     Builder::new()
         .rng_seed(rng.random())
         .enable_random_order()
         .tick_duration(TICK)
         .tcp_capacity(4096)
         .min_message_latency(Duration::from_millis(1))
-        .max_message_latency(Duration::from_millis(slowest))
+        .max_message_latency(latency_max)
         .simulation_duration(Duration::from_secs(3600))
         .build()
 }
 
-/// Lives through the faults, then through the audit.
-fn live(
-    sim: &mut Sim<'_>,
-    nemesis: &mut Nemesis,
-    machines: &[Machine],
-    stop: &AtomicBool,
-) -> Result<Audit, String> {
-    let now_ms = |sim: &Sim<'_>| u64::try_from(sim.elapsed().as_millis()).unwrap_or(u64::MAX);
-    while now_ms(sim) < FAULTS_MS {
-        step(sim, machines)?;
-        nemesis.tick(sim, now_ms(sim));
-    }
-    nemesis.heal(sim, now_ms(sim));
-    // Clients go on for a moment: a healthy cluster serves.
-    let stops = now_ms(sim) + 1000;
-    let slot = AuditSlot::default();
-    let left = Arc::clone(&slot);
-    sim.client("auditor", async move {
-        audit(left, SETTLED).await;
-        Ok(())
-    });
-    let deadline = now_ms(sim) + CONVERGED_MS + 10_000;
-    loop {
-        let done = step(sim, machines)?;
-        stop.fetch_or(now_ms(sim) >= stops, Ordering::Relaxed);
-        if let Some(result) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let audit = result?;
-            if audit.converged_after > Duration::from_millis(CONVERGED_MS) {
-                return Err(format!("converged only after {:?}", audit.converged_after));
+/// Clients on three hosts: keys, leases, watches and compaction beside a witness of each member.
+fn clients(sim: &mut Sim<'_>, scene: &Scene, plan: &Plan, rng: &mut StdRng) {
+    for (host, name) in CLIENTS.into_iter().enumerate() {
+        let number = 10 * (host as u64 + 1);
+        let seeds: [u64; 6] = rng.random();
+        let witnessed: Vec<usize> =
+            (0..scene.members.len()).filter(|member| member % CLIENTS.len() == host).collect();
+        let (leases, compacts) = (plan.leases, plan.compaction && host == 0);
+        let scene = scene.clone();
+        sim.client(name, async move {
+            let mut tasks = tokio::task::JoinSet::new();
+            tasks.spawn(kv::work(scene.clone(), number, seeds[0]));
+            tasks.spawn(kv::work(scene.clone(), number + 1, seeds[1]));
+            tasks.spawn(watch::work(scene.clone(), seeds[2]));
+            if leases {
+                tasks.spawn(lease::work(scene.clone(), number + 3, seeds[3]));
             }
-            return Ok(audit);
-        }
-        if done || now_ms(sim) > deadline {
-            return Err(format!("not converged {CONVERGED_MS} ms after everything was healed"));
-        }
+            if compacts {
+                tasks.spawn(operator::work(scene.clone(), number + 4, seeds[4]));
+            }
+            for member in witnessed {
+                tasks.spawn(witness::work(scene.clone(), member));
+            }
+            while let Some(ended) = tasks.join_next().await {
+                ended?;
+            }
+            Ok(())
+        });
     }
 }
 
-/// One tick; a member that stops by itself fails the run.
-fn step(sim: &mut Sim<'_>, machines: &[Machine]) -> Result<bool, String> {
-    let done = sim.step().map_err(|error| format!("a host failed: {error}"))?;
-    for (machine, name) in machines.iter().zip(NAMES) {
-        if let Some(reason) = machine.failure() {
-            return Err(format!("{name} stopped at {:?}: {reason}", sim.elapsed()));
+/// Everything that time passes for.
+struct World<'a> {
+    sim: Sim<'a>,
+    machines: Vec<Machine>,
+    nemesis: Nemesis,
+    invariants: Invariants,
+    observer: Observer,
+}
+
+impl World<'_> {
+    /// Lives through the faults, then through the audit.
+    fn live(&mut self, scene: &Scene) -> Result<Audit, String> {
+        while self.now_ms() < FAULTS_MS {
+            self.step(scene)?;
+            let now_ms = self.now_ms();
+            self.nemesis.strike(&mut self.sim, now_ms);
+        }
+        let healed_ms = self.now_ms();
+        self.nemesis.heal(&mut self.sim, healed_ms);
+        let slot = AuditSlot::default();
+        let (left, audited) = (Arc::clone(&slot), scene.clone());
+        let members = self.nemesis.left();
+        self.sim.client("auditor", async move {
+            audit(audited, members, left, SETTLED).await;
+            Ok(())
+        });
+        let deadline = healed_ms + CONVERGED_MS + 20_000;
+        loop {
+            self.step(scene)?;
+            let now_ms = self.now_ms();
+            // Clients go on for a moment: a healthy cluster serves.
+            scene.stop.fetch_or(now_ms >= healed_ms + HEALTHY_MS, Ordering::Relaxed);
+            if let Some(result) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                let audit = result?;
+                if audit.converged_after > Duration::from_millis(CONVERGED_MS) {
+                    return Err(format!("converged only after {:?}", audit.converged_after));
+                }
+                scene.over.store(true, Ordering::Relaxed);
+                return Ok(audit);
+            }
+            if now_ms > deadline {
+                return Err(format!("not converged {CONVERGED_MS} ms after all was healed"));
+            }
         }
     }
-    Ok(done)
+
+    /// One tick; whatever is wrong after it ends the run.
+    fn step(&mut self, scene: &Scene) -> Result<(), String> {
+        self.sim.step().map_err(|error| format!("a host failed: {error}"))?;
+        let now_ms = self.now_ms();
+        self.nemesis.tick(&mut self.sim, now_ms).map_err(|what| self.at(&what))?;
+        let glances: Vec<_> = self.machines.iter().filter_map(Machine::glance).collect();
+        self.observer.look(&glances);
+        self.invariants.look(&glances).map_err(|what| self.at(&what))?;
+        match scene.record.violation() {
+            Some(violation) => Err(self.at(&violation)),
+            None => Ok(()),
+        }
+    }
+
+    fn at(&self, what: &str) -> String {
+        format!("after {} ms: {what}", self.now_ms())
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }

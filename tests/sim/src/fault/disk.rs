@@ -1,0 +1,80 @@
+//! Devices that are slow, fail, fill up, rot; checkpoints that are lost.
+
+use kvd_storage::fs::Operation;
+use rand::RngExt;
+use turmoil::Sim;
+
+use super::{End, Nemesis};
+
+/// What can happen to a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Syncs take long.
+    Slow,
+    /// An operation fails: the member must stop rather than go on with what it does not know.
+    Failing,
+    /// There is hardly any room, or none.
+    Full,
+    /// A bit on the medium turns around while the member is down: it must refuse to start, or not need it.
+    Rot,
+    /// The checkpoints are gone: the member fetches the state from another.
+    NoCheckpoints,
+}
+
+impl Fault {
+    /// Every one.
+    pub const ALL: [Self; 5] =
+        [Self::Slow, Self::Failing, Self::Full, Self::Rot, Self::NoCheckpoints];
+}
+
+impl Nemesis {
+    pub(super) fn disk(&mut self, sim: &mut Sim<'_>, fault: Fault, now_ms: u64, until: u64) {
+        let member = self.any();
+        match fault {
+            Fault::Slow => {
+                self.coverage.count("slow disks");
+                self.machines[member].set_sync_ms(self.rng.random_range(20..400));
+                self.ends.push((until, End::FastDisk(member)));
+            }
+            Fault::Failing => {
+                self.coverage.count("failing disks");
+                let operations = [
+                    Operation::Write,
+                    Operation::Sync,
+                    Operation::Rename,
+                    Operation::SyncDir,
+                    Operation::Read,
+                    Operation::Open,
+                ];
+                self.excused[member] = true;
+                let operation = operations[self.rng.random_range(0..operations.len())];
+                self.machines[member].fail_disk(operation);
+            }
+            Fault::Full => {
+                self.coverage.count("full disks");
+                self.machines[member].fill_disk(self.rng.random_range(0..(512 << 10)));
+                self.ends.push((until, End::EmptyDisk(member)));
+            }
+            Fault::Rot if self.rotten.is_none() => {
+                self.crash(sim, member, false, now_ms);
+                if self.machines[member].rot(self.rng.random()) {
+                    self.coverage.count("rotten bits");
+                    self.rotten = Some(member);
+                }
+            }
+            // Two without a state could wait for each other.
+            Fault::NoCheckpoints if self.rotten.is_none() && self.is_whole(member) => {
+                self.crash(sim, member, false, now_ms);
+                self.machines[member].lose_checkpoints();
+                self.coverage.count("checkpoints lost");
+            }
+            Fault::Rot | Fault::NoCheckpoints => {}
+        }
+    }
+
+    /// Whether a member has a state that it could lose, and all others have one.
+    fn is_whole(&self, member: usize) -> bool {
+        self.machines[member].has_checkpoint()
+            && self.machines.iter().all(|machine| !machine.lacks_checkpoints())
+    }
+}

@@ -1,0 +1,240 @@
+//! What goes wrong, and when: drawn from the seed, some kinds of it in each run (a swarm).
+//!
+//! - [`network`]: links that are cut, hold back, lose, delay.
+//! - [`node`]: processes that die, machines that lose power, members that are stopped.
+//! - [`disk`]: devices that are slow, fail, fill up, rot; checkpoints that are lost.
+//! - [`clock`]: clocks that jump ahead or run fast.
+//!
+//! Faults stay within what a cluster must survive: bits rot on one member at most, and checkpoints are lost on
+//! one at a time.
+
+pub mod clock;
+pub mod disk;
+pub mod network;
+pub mod node;
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use turmoil::Sim;
+
+use crate::client::CLIENTS;
+use crate::machine::{Machine, NAMES, Stop};
+use crate::report::Coverage;
+
+/// A kind of fault, named as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Of the network.
+    Network(network::Fault),
+    /// Of a machine as a whole.
+    Node(node::Fault),
+    /// Of a device.
+    Disk(disk::Fault),
+    /// Of a clock.
+    Clock(clock::Fault),
+}
+
+/// Draws the kinds that a run has, one at least.
+#[must_use]
+pub fn draw(rng: &mut StdRng) -> Vec<Kind> {
+    let network = network::Fault::ALL.iter().map(|fault| Kind::Network(*fault));
+    let node = node::Fault::ALL.iter().map(|fault| Kind::Node(*fault));
+    let disk = disk::Fault::ALL.iter().map(|fault| Kind::Disk(*fault));
+    let clock = clock::Fault::ALL.iter().map(|fault| Kind::Clock(*fault));
+    // Clocks go wrong in few runs: those have no leases, whose time is then anybody's guess.
+    let odd_clocks = rng.random_bool(0.15);
+    let all: Vec<Kind> = network.chain(node).chain(disk).collect();
+    let mut kinds: Vec<Kind> = all.iter().filter(|_| rng.random_bool(0.35)).copied().collect();
+    if odd_clocks {
+        kinds.extend(clock);
+    }
+    if kinds.is_empty() {
+        kinds.push(all[rng.random_range(0..all.len())]);
+    }
+    kinds
+}
+
+/// The end of a fault.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Link(&'static str, &'static str),
+    Start(usize),
+    FastDisk(usize),
+    EmptyDisk(usize),
+    TrueClock(usize),
+}
+
+/// Who breaks things. Times are in simulated milliseconds.
+pub struct Nemesis {
+    rng: StdRng,
+    kinds: Vec<Kind>,
+    /// What a message takes at most while its link is well.
+    latency_max: Duration,
+    period_ms: u64,
+    next_ms: u64,
+    /// What ends when.
+    ends: Vec<(u64, End)>,
+    machines: Vec<Machine>,
+    down: Vec<bool>,
+    /// Whose device failed, so that it may stop by itself.
+    excused: Vec<bool>,
+    /// Whose bits rot.
+    rotten: Option<usize>,
+    /// Gone for good: its rotten log was refused.
+    lost: Option<usize>,
+    /// What happened so far.
+    pub coverage: Coverage,
+}
+
+impl Nemesis {
+    /// Breaks these machines in these ways.
+    #[must_use]
+    pub fn new(
+        seed: u64,
+        kinds: Vec<Kind>,
+        machines: Vec<Machine>,
+        latency_max: Duration,
+    ) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let period_ms = rng.random_range(200..1200);
+        // Some runs have time to come up, others begin in trouble.
+        let next_ms = rng.random_range(0..3000);
+        let (down, excused) = (vec![false; machines.len()], vec![false; machines.len()]);
+        let (ends, coverage) = (Vec::new(), Coverage::default());
+        let (rotten, lost) = (None, None);
+        Self {
+            rng,
+            kinds,
+            latency_max,
+            period_ms,
+            next_ms,
+            ends,
+            machines,
+            down,
+            excused,
+            rotten,
+            lost,
+            coverage,
+        }
+    }
+
+    /// The members that are not gone for good.
+    #[must_use]
+    pub fn left(&self) -> Vec<usize> {
+        (0..self.machines.len()).filter(|member| self.lost != Some(*member)).collect()
+    }
+
+    /// Notices what became of the members, and ends what is due; called after each tick.
+    ///
+    /// # Errors
+    /// If a member stopped that had no reason to.
+    pub fn tick(&mut self, sim: &mut Sim<'_>, now_ms: u64) -> Result<(), String> {
+        for member in 0..self.machines.len() {
+            self.notice(sim, member, now_ms)?;
+        }
+        let mut due = Vec::new();
+        self.ends.retain(|(at, end)| {
+            let ends = *at <= now_ms;
+            if ends {
+                due.push(*end);
+            }
+            !ends
+        });
+        for end in due {
+            self.end(sim, end);
+        }
+        Ok(())
+    }
+
+    /// Breaks something, if it is time to.
+    pub fn strike(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+        if now_ms < self.next_ms {
+            return;
+        }
+        self.next_ms = now_ms + self.rng.random_range(1..=2 * self.period_ms);
+        let until = now_ms + self.rng.random_range(50..2500);
+        let kind = self.kinds[self.rng.random_range(0..self.kinds.len())];
+        tracing::info!(?kind, until, "fault");
+        match kind {
+            Kind::Network(fault) => self.network(sim, fault, until),
+            Kind::Node(fault) => self.node(sim, fault, now_ms),
+            Kind::Disk(fault) => self.disk(sim, fault, now_ms, until),
+            Kind::Clock(fault) => self.clock(fault, until),
+        }
+    }
+
+    /// Ends everything: links work, members run, disks are fast.
+    pub fn heal(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+        for member in 0..self.machines.len() {
+            self.machines[member].heal();
+            if self.machines[member].was_cut() {
+                self.crash(sim, member, true, now_ms);
+            }
+            // Takes away what waits for a next sync.
+            self.machines[member].disarm();
+            self.start(sim, member);
+        }
+        self.ends.clear();
+        let members = &NAMES[..self.machines.len()];
+        let hosts: Vec<&str> = members.iter().chain(&CLIENTS).copied().collect();
+        for (at, from) in hosts.iter().enumerate() {
+            for to in &hosts[at + 1..] {
+                self.mend(sim, from, to);
+            }
+        }
+    }
+
+    /// What became of a member by itself.
+    fn notice(&mut self, sim: &mut Sim<'_>, member: usize, now_ms: u64) -> Result<(), String> {
+        if self.down[member] {
+            return Ok(());
+        }
+        if self.machines[member].was_cut() {
+            self.coverage.count("power cuts in a sync");
+            self.crash(sim, member, true, now_ms);
+            return Ok(());
+        }
+        match self.machines[member].stopped() {
+            None => {}
+            Some(Stop::Asked) => {
+                self.coverage.count("orderly stops");
+                self.crash(sim, member, false, now_ms);
+            }
+            Some(Stop::Refused(reason) | Stop::Fatal(reason)) if self.rotten == Some(member) => {
+                tracing::info!(reason, "gone for good");
+                self.coverage.count("rotten logs refused");
+                self.lost = Some(member);
+                sim.crash(NAMES[member]);
+                self.down[member] = true;
+            }
+            Some(Stop::Refused(_) | Stop::Fatal(_)) if self.excused[member] => {
+                self.coverage.count("stops for a failed device");
+                self.crash(sim, member, true, now_ms);
+            }
+            Some(Stop::Refused(reason)) => {
+                return Err(format!("{} refused to start: {reason}", NAMES[member]));
+            }
+            Some(Stop::Fatal(reason)) => {
+                return Err(format!("{} stopped by itself: {reason}", NAMES[member]));
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, sim: &mut Sim<'_>, end: End) {
+        match end {
+            End::Link(from, to) => self.mend(sim, from, to),
+            End::Start(member) => self.start(sim, member),
+            End::FastDisk(member) => self.machines[member].be_fast(),
+            End::EmptyDisk(member) => self.machines[member].empty_disk(),
+            End::TrueClock(member) => self.machines[member].set_drift_us(0),
+        }
+    }
+
+    /// Any member.
+    fn any(&mut self) -> usize {
+        self.rng.random_range(0..self.machines.len())
+    }
+}
