@@ -67,7 +67,7 @@ impl Nemesis {
             Fault::Slow => {
                 self.coverage.count("slow links");
                 let latency = Duration::from_millis(self.rng.random_range(20..200));
-                sim.set_link_latency(from, to, latency);
+                sim.set_link_max_message_latency(from, to, latency);
             }
         }
         self.ends.push((until, End::Link(from, to)));
