@@ -1,11 +1,17 @@
 //! All checkers behind one door: told what happens as it happens, they say at the end whether it may have.
 
 use crate::bytes::Bytes;
+use crate::certificate::{Certificate, Counts};
+use crate::end_state;
 use crate::event::{Response, WatchId, WatchRequest};
-use crate::history::{Caller, History, Member, Nanos, OpId};
+use crate::fencing::Holders;
+use crate::history::{Caller, Member, Nanos, OpId};
+use crate::lease::Leases;
 use crate::reply::{KeyValue, Outcome};
 use crate::request::{Request, Revision};
+use crate::search::Windows;
 use crate::violation::Violation;
+use crate::watch::Watches;
 
 /// What is kept, and what is allowed.
 #[derive(Clone, Debug)]
@@ -103,11 +109,17 @@ pub struct Summary {
 
 /// Judges a history while it happens.
 ///
-/// Calls come in the order of time: no moment is before that of the call before. At equal moments, what is
-/// told first happened first. The first violation is kept and everything after it ignored.
+/// Calls come in the order of time: no moment is before that of the call before; only responses of watches may be
+/// told late. At equal moments, what is told first happened first. The first violation is kept and everything after
+/// it ignored.
+#[derive(Debug)]
 pub struct Checker {
-    limits: Limits,
-    history: History,
+    certificate: Certificate,
+    leases: Leases,
+    watches: Watches,
+    holders: Holders,
+    windows: Windows,
+    acquisitions: u64,
     found: Option<Box<Violation>>,
 }
 
@@ -115,57 +127,102 @@ impl Checker {
     /// Knows nothing yet of an empty store at revision 1.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, history: History::new(), found: None }
+        Self {
+            certificate: Certificate::new(limits.revisions_kept, limits.serializable_monotone),
+            leases: Leases::new(limits.lease_late),
+            watches: Watches::new(),
+            holders: Holders::new(),
+            windows: Windows::new(&limits),
+            acquisitions: 0,
+            found: None,
+        }
     }
 
     /// A client sends a request. Call it before the request can reach anybody.
     pub fn begin(&mut self, at: Nanos, caller: Caller, request: Request) -> OpId {
-        self.history.begin(at, caller, request)
+        let lease_request = is_lease_request(&request).then(|| request.clone());
+        match self.certificate.begin(at, caller, request) {
+            Ok(op) => {
+                if let Some(request) = lease_request {
+                    self.leases.begin(at, op, &request);
+                }
+                op
+            }
+            Err(violation) => {
+                self.note(Err(violation));
+                OpId(u64::MAX)
+            }
+        }
     }
 
     /// A client knows what became of its request, or gives up on it. What never ends counts as unknown.
     pub fn end(&mut self, at: Nanos, op: OpId, outcome: Outcome) {
-        self.history.end(at, op, outcome);
+        if self.found.is_some() {
+            return;
+        }
+        let verdict = self.try_end(at, op, outcome);
+        self.note(verdict);
     }
 
     /// Responses came to a witness: the watch of one member for all keys, from revision 1 on. The witness that is
     /// told of a revision first makes the log; all others must be told the same. When its stream breaks, go on
     /// from [`Self::witness_next`].
     pub fn witness(&mut self, member: Member, responses: &[Response]) {
-        let _ = (member, responses);
+        for response in responses {
+            if self.found.is_some() {
+                return;
+            }
+            let verdict = self.try_witness(member, response);
+            self.note(verdict);
+        }
     }
 
     /// The revision from which a witness's next stream must start.
     #[must_use]
     pub fn witness_next(&self, member: Member) -> Revision {
-        let _ = member;
-        2
+        self.certificate.witness_next(member)
     }
 
     /// A client opens a watch. Call it before the request can reach anybody.
     pub fn watch(&mut self, at: Nanos, request: WatchRequest) -> WatchId {
-        let _ = (at, request);
-        WatchId(0)
+        let verdict = self.certificate.tick(at);
+        self.note(verdict);
+        let newest = self.certificate.state().revision();
+        self.watches.open(self.certificate.log(), newest, request)
     }
 
     /// A response came to a watch.
     pub fn watch_response(&mut self, watch: WatchId, response: Response) {
-        let _ = (watch, response);
+        if self.found.is_some() {
+            return;
+        }
+        let certificate = &self.certificate;
+        let (log, newest) = (certificate.log(), certificate.state().revision());
+        let compacted = certificate.compaction_asked();
+        let verdict = self.watches.response(log, newest, compacted, watch, response);
+        self.note(verdict);
     }
 
     /// A watch is over, for whatever reason; nothing more comes and nothing more is owed.
     pub fn watch_end(&mut self, at: Nanos, watch: WatchId) {
-        let _ = (at, watch);
+        let verdict = self.certificate.tick(at).and_then(|()| self.watches.end(watch));
+        self.note(verdict);
     }
 
     /// A client was told that it holds a lock, or leads.
     pub fn acquired(&mut self, at: Nanos, acquisition: Acquisition) {
-        let _ = (at, acquisition);
+        self.acquisitions += 1;
+        let verdict = self.certificate.tick(at);
+        let judged = self.holders.acquired(self.certificate.state(), acquisition);
+        let verdict = verdict.and(judged);
+        self.note(verdict);
     }
 
-    /// In this span a quorum could reach each other, the clients and a witness: leases must end in time.
+    /// In this span a quorum could reach each other, the clients and a witness, and no leader changed: leases must
+    /// end in time. What witnesses were sent until `to` was told before.
     pub fn healthy(&mut self, from: Nanos, to: Nanos) {
-        let _ = (from, to);
+        let verdict = self.leases.healthy(from, to);
+        self.note(verdict);
     }
 
     /// The first violation, if one was found already.
@@ -179,8 +236,73 @@ impl Checker {
     ///
     /// # Errors
     /// The first violation.
-    pub fn finish(self, at: Nanos, finals: &[FinalRead]) -> Result<Summary, Violation> {
-        let _ = (at, finals, self.limits);
-        Ok(Summary::default())
+    pub fn finish(mut self, at: Nanos, finals: &[FinalRead]) -> Result<Summary, Violation> {
+        if self.found.is_none() {
+            let verdict = self.certificate.tick(at).and_then(|()| self.try_finish(finals));
+            self.note(verdict);
+        }
+        match self.found {
+            Some(violation) => Err(*violation),
+            None => Ok(self.summary()),
+        }
     }
+
+    fn try_end(&mut self, at: Nanos, op: OpId, outcome: Outcome) -> Result<(), Violation> {
+        self.certificate.end(at, op, outcome)?;
+        // It is known at least until the next one ends.
+        let Some(operation) = self.certificate.operation(op) else { return Ok(()) };
+        self.windows.ended(&self.certificate, operation);
+        self.leases.end(at, operation)
+    }
+
+    fn try_witness(&mut self, member: Member, response: &Response) -> Result<(), Violation> {
+        for change in self.certificate.witness(member, response)? {
+            self.leases.changed(&change)?;
+            let compacted = self.certificate.compaction_asked();
+            self.watches.changed(self.certificate.log(), &change, compacted)?;
+            self.holders.changed(self.certificate.state(), change.revision)?;
+            self.windows.changed(&self.certificate, &change)?;
+        }
+        Ok(())
+    }
+
+    fn try_finish(&mut self, finals: &[FinalRead]) -> Result<(), Violation> {
+        self.certificate.finish()?;
+        self.watches.finish(self.certificate.state().revision())?;
+        self.windows.finish(&self.certificate)?;
+        end_state::check(self.certificate.state(), finals)
+    }
+
+    fn note(&mut self, verdict: Result<(), Violation>) {
+        if let Err(violation) = verdict {
+            self.found.get_or_insert_with(|| Box::new(violation));
+        }
+    }
+
+    fn summary(&self) -> Summary {
+        let counts = self.certificate.counts();
+        let Counts { operations, answered, refused, unknown_happened, unjudged } = counts;
+        Summary {
+            operations,
+            answered,
+            refused,
+            unknown: operations - answered - refused,
+            unknown_happened,
+            revision: self.certificate.state().revision(),
+            watches: self.watches.opened(),
+            watch_events: self.watches.events(),
+            lease_ends: self.leases.ends(),
+            acquisitions: self.acquisitions,
+            unjudged: unjudged + self.watches.unjudged() + self.holders.unjudged(),
+            windows: self.windows.searched(),
+            windows_given_up: self.windows.given_up(),
+        }
+    }
+}
+
+fn is_lease_request(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::LeaseGrant { .. } | Request::LeaseRevoke { .. } | Request::LeaseKeepAlive { .. }
+    )
 }

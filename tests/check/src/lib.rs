@@ -38,12 +38,21 @@
 //! - [`Outcome::Refused`] is only said where it is certain; any other error is [`Outcome::Unknown`].
 
 mod bytes;
+pub mod certificate;
 mod checker;
+pub mod end_state;
 mod event;
+pub mod fencing;
 mod history;
+pub mod lease;
+pub mod log;
+pub mod model;
 mod reply;
 mod request;
+pub mod search;
+pub mod state;
 mod violation;
+pub mod watch;
 
 pub use bytes::Bytes;
 pub use checker::{Acquisition, Checker, FinalRead, Limits, Summary};

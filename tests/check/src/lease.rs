@@ -1,0 +1,319 @@
+//! Leases: never early, bounded late, all keys at once.
+//!
+//! 1. *Never early*: unless a client asked to revoke it, a lease does not end before its time, counted from
+//!    when its last acknowledged grant or renewal was **sent**: the store got it later.
+//! 2. *Bounded late*: while the store is healthy, it is gone when its time and an allowance are over, counted
+//!    from when its last grant or renewal was **known**, or from when the store became healthy.
+//! 3. *At once*: all its keys go in one revision. The certificate sees to that.
+//! 4. *For good*: what ended is not renewed, and no key hangs on it.
+//!
+//! Leases have ids that clients chose, never used twice. An end is seen in the log, so a lease without a key is
+//! only judged by what clients are told of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::bytes::Bytes;
+use crate::event::EventKind;
+use crate::history::{Nanos, OpId, Operation};
+use crate::log::Change;
+use crate::reply::{Outcome, Refusal, Reply};
+use crate::request::{LeaseId, Request, Revision};
+use crate::violation::{Kind, Violation};
+
+const NANOS_PER_SECOND: Nanos = 1_000_000_000;
+
+/// What is known of one lease.
+#[derive(Clone, Debug, Default)]
+struct Lease {
+    /// When a grant was first sent.
+    asked: Nanos,
+    /// When a grant was first acknowledged.
+    granted: Option<Nanos>,
+    ttl: Nanos,
+    /// It cannot expire before.
+    lives_until: Nanos,
+    /// The grant or renewal that says so.
+    shown_by: Option<Operation>,
+    /// When it may have been granted or renewed last.
+    renewed: Nanos,
+    /// Grants and renewals that are open: it may be renewed by now.
+    renewing: BTreeSet<OpId>,
+    /// Revokes that may have ended it: when they were sent.
+    revokes: BTreeMap<OpId, Nanos>,
+    /// Its keys in the log.
+    keys: BTreeSet<Bytes>,
+    /// When the log told of its end, and at which revision.
+    ended: Option<(Nanos, Revision)>,
+    /// When it was certainly gone, by anything that was told.
+    gone: Option<Nanos>,
+}
+
+/// All leases.
+#[derive(Debug)]
+pub struct Leases {
+    leases: BTreeMap<LeaseId, Lease>,
+    late: Option<Nanos>,
+    ends: u64,
+}
+
+impl Leases {
+    /// None yet. `late`: how many nanoseconds one may outlive its time in a healthy store.
+    #[must_use]
+    pub fn new(late: Option<Nanos>) -> Self {
+        Self { leases: BTreeMap::new(), late, ends: 0 }
+    }
+
+    /// Leases whose end is in the log.
+    #[must_use]
+    pub fn ends(&self) -> u64 {
+        self.ends
+    }
+
+    /// A client sends a request.
+    pub fn begin(&mut self, at: Nanos, op: OpId, request: &Request) {
+        match request {
+            Request::LeaseGrant { id, .. } => {
+                let first = Lease { asked: at, ..Lease::default() };
+                self.leases.entry(*id).or_insert(first).renewing.insert(op);
+            }
+            Request::LeaseKeepAlive { id } => {
+                if let Some(lease) = self.leases.get_mut(id) {
+                    lease.renewing.insert(op);
+                }
+            }
+            Request::LeaseRevoke { id } => {
+                if let Some(lease) = self.leases.get_mut(id) {
+                    lease.revokes.insert(op, at);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A client knows what became of its request, or gives up on it.
+    ///
+    /// # Errors
+    /// What it was told cannot be.
+    pub fn end(&mut self, at: Nanos, operation: &Operation) -> Result<(), Violation> {
+        let id = match &operation.request {
+            Request::LeaseGrant { id, .. }
+            | Request::LeaseKeepAlive { id }
+            | Request::LeaseRevoke { id } => *id,
+            _ => return self.put_ended(at, operation),
+        };
+        let Some(lease) = self.leases.get_mut(&id) else { return never_granted(operation) };
+        lease.renewing.remove(&operation.id);
+        match (&operation.request, &operation.outcome) {
+            (_, Outcome::Answered { reply: Reply::LeaseGrant { ttl_seconds }, .. }) => {
+                lease.not_there_before(at, operation)?;
+                lease.granted.get_or_insert(at);
+                lease.ttl = nanos(*ttl_seconds);
+                lease.renew(at, operation)
+            }
+            (_, Outcome::Answered { reply: Reply::LeaseKeepAlive { ttl_seconds: 0 }, .. })
+            | (_, Outcome::Refused(Refusal::LeaseNotFound)) => {
+                lease.revokes.remove(&operation.id);
+                lease.told_gone(at, operation)
+            }
+            (_, Outcome::Answered { reply: Reply::LeaseKeepAlive { .. }, .. }) => {
+                lease.renew(at, operation)
+            }
+            (_, Outcome::Answered { reply: Reply::LeaseRevoke, .. }) => {
+                lease.gone = Some(lease.gone.map_or(at, |gone| gone.min(at)));
+                Ok(())
+            }
+            (Request::LeaseGrant { .. }, Outcome::Refused(Refusal::LeaseExists)) => {
+                lease.exists_by_another(operation)
+            }
+            (Request::LeaseRevoke { .. }, Outcome::Refused(_)) => {
+                lease.revokes.remove(&operation.id);
+                Ok(())
+            }
+            (_, Outcome::Unknown) => {
+                // It may be done later than its client waited, which the allowance must cover.
+                lease.renewed = lease.renewed.max(at);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The log has a new revision.
+    ///
+    /// # Errors
+    /// A lease ended before its time, or is used after its end.
+    pub fn changed(&mut self, change: &Change) -> Result<(), Violation> {
+        for event in change.events.iter() {
+            let before = event.prev_kv.as_ref().map_or(0, |kv| kv.lease);
+            if let Some(lease) = self.leases.get_mut(&before) {
+                lease.keys.remove(&event.kv.key);
+            }
+            if event.kind == EventKind::Put
+                && let Some(lease) = self.leases.get_mut(&event.kv.lease)
+            {
+                if let Some((_, ended)) = lease.ended {
+                    let (id, revision) = (event.kv.lease, change.revision);
+                    let text = format!("{revision} hangs a key on lease {id}, which {ended} ended");
+                    return Err(Violation::new(Kind::LeaseState, text));
+                }
+                lease.keys.insert(event.kv.key.clone());
+            }
+        }
+        let Some(id) = change.lease_end else { return Ok(()) };
+        let Some(lease) = self.leases.get_mut(&id) else { return Ok(()) };
+        self.ends += 1;
+        lease.keys.clear();
+        lease.ended = Some((change.seen, change.revision));
+        lease.gone = Some(lease.gone.map_or(change.seen, |gone| gone.min(change.seen)));
+        let revision = change.revision;
+        lease.not_early(change.seen, &format!("revision {revision} ends lease {id}"))
+    }
+
+    /// In this span a quorum could reach each other, the clients and a witness, and no leader changed. What
+    /// was seen in it was told already.
+    ///
+    /// # Errors
+    /// A lease outlived its time by too much.
+    pub fn healthy(&self, from: Nanos, to: Nanos) -> Result<(), Violation> {
+        let Some(late) = self.late else { return Ok(()) };
+        for (id, lease) in &self.leases {
+            if lease.granted.is_none() || !lease.renewing.is_empty() {
+                continue;
+            }
+            let due = lease.renewed.max(from).saturating_add(lease.ttl).saturating_add(late);
+            let seen_in_time = lease.ended.is_some_and(|(ended, _)| ended <= due);
+            let seen = lease.ended.is_some() || !lease.keys.is_empty();
+            if due <= to && seen && !seen_in_time {
+                let ended = lease.ended;
+                let text = format!("lease {id} was due at {due} ns, it ended at {ended:?}");
+                return Err(lease.shown(Violation::new(Kind::LeaseLate, text)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the leases that a put hangs on can be there, or not be there.
+    fn put_ended(&mut self, at: Nanos, operation: &Operation) -> Result<(), Violation> {
+        let puts = operation.request.puts();
+        let used: BTreeSet<LeaseId> =
+            puts.iter().map(|put| put.lease).filter(|lease| *lease != 0).collect();
+        if used.is_empty() {
+            return Ok(());
+        }
+        match &operation.outcome {
+            Outcome::Refused(Refusal::LeaseNotFound) => {
+                // With several, it is not told which was missing.
+                let mut verdict = Ok(());
+                for id in &used {
+                    let Some(lease) = self.leases.get_mut(id) else { return Ok(()) };
+                    let told = lease.told_gone(at, operation);
+                    if told.is_ok() {
+                        return Ok(());
+                    }
+                    verdict = told;
+                }
+                verdict
+            }
+            Outcome::Answered { reply: Reply::Put { .. }, .. } => {
+                used.iter().try_for_each(|id| match self.leases.get(id) {
+                    Some(lease) => lease.still_there(operation),
+                    None => never_granted(operation),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn nanos(seconds: i64) -> Nanos {
+    u64::try_from(seconds).unwrap_or(0).saturating_mul(NANOS_PER_SECOND)
+}
+
+/// Nobody ever asked for this lease.
+fn never_granted(operation: &Operation) -> Result<(), Violation> {
+    match &operation.outcome {
+        Outcome::Answered { reply: Reply::LeaseKeepAlive { ttl_seconds: 0 }, .. }
+        | Outcome::Refused(_)
+        | Outcome::Unknown => Ok(()),
+        Outcome::Answered { .. } => {
+            let text = "nobody ever asked for this lease";
+            Err(Violation::new(Kind::LeaseState, text).with(operation))
+        }
+    }
+}
+
+impl Lease {
+    /// A grant or renewal was acknowledged.
+    fn renew(&mut self, at: Nanos, operation: &Operation) -> Result<(), Violation> {
+        self.still_there(operation)?;
+        self.renewed = self.renewed.max(at);
+        let lives_until = operation.begun.saturating_add(self.ttl);
+        if lives_until > self.lives_until {
+            self.lives_until = lives_until;
+            self.shown_by = Some(operation.clone());
+        }
+        match self.ended {
+            // It was told of only now, but done before the lease ended.
+            Some((ended, revision)) => {
+                self.not_early(ended, &format!("revision {revision} ended the lease"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Not before its time, unless a revoke may have done it.
+    fn not_early(&self, at: Nanos, what: &str) -> Result<(), Violation> {
+        let revoked = self.revokes.values().any(|sent| *sent <= at);
+        if revoked || at >= self.lives_until || self.granted.is_none() {
+            return Ok(());
+        }
+        let until = self.lives_until;
+        let text = format!("{what} by {at} ns, but it had time until {until} ns");
+        Err(self.shown(Violation::new(Kind::LeaseEarly, text)))
+    }
+
+    fn told_gone(&mut self, at: Nanos, operation: &Operation) -> Result<(), Violation> {
+        // Before the grant was acknowledged it may not have been there yet.
+        if self.granted.is_some_and(|granted| granted < operation.begun) {
+            let verdict = self.not_early(at, "the lease was told to be gone");
+            verdict.map_err(|violation| violation.with(operation))?;
+            self.gone = Some(self.gone.map_or(at, |gone| gone.min(at)));
+        }
+        Ok(())
+    }
+
+    fn still_there(&self, operation: &Operation) -> Result<(), Violation> {
+        match self.gone {
+            Some(gone) if gone < operation.begun => {
+                let text = format!("the lease was gone by {gone} ns");
+                Err(Violation::new(Kind::LeaseState, text).with(operation))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn not_there_before(&self, at: Nanos, operation: &Operation) -> Result<(), Violation> {
+        let lives = self.not_early(at, "the lease was granted again").is_err();
+        if lives && self.granted.is_some_and(|granted| granted < operation.begun) {
+            let text = "it was granted twice, without an end in between";
+            return Err(self.shown(Violation::new(Kind::LeaseState, text)).with(operation));
+        }
+        Ok(())
+    }
+
+    fn exists_by_another(&self, operation: &Operation) -> Result<(), Violation> {
+        let other = self.granted.is_some() || self.asked < operation.begun;
+        if other || !self.renewing.is_empty() {
+            return Ok(());
+        }
+        let text = "nobody else asked for this lease";
+        Err(Violation::new(Kind::LeaseState, text).with(operation))
+    }
+
+    fn shown(&self, violation: Violation) -> Violation {
+        match &self.shown_by {
+            Some(operation) => violation.with(operation),
+            None => violation,
+        }
+    }
+}

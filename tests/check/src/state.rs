@@ -1,0 +1,214 @@
+//! The store's keys at every revision that is still kept.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::bytes::Bytes;
+use crate::event::{Event, EventKind};
+use crate::reply::KeyValue;
+use crate::request::{KeyRange, LeaseId, Revision};
+
+/// Keys with their past, up to the newest revision.
+#[derive(Clone, Debug)]
+pub struct State {
+    keys: BTreeMap<Bytes, Versions>,
+    revision: Revision,
+    oldest: Revision,
+    /// Where a key got a new version, oldest first: from that revision on the one before is no use.
+    superseded: VecDeque<(Revision, Bytes)>,
+    /// The keys that hang on each lease now.
+    attached: BTreeMap<LeaseId, BTreeSet<Bytes>>,
+}
+
+/// What one key was, oldest first; none where it was deleted.
+type Versions = VecDeque<(Revision, Option<KeyValue>)>;
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            keys: BTreeMap::new(),
+            revision: 1,
+            oldest: 1,
+            superseded: VecDeque::new(),
+            attached: BTreeMap::new(),
+        }
+    }
+}
+
+impl State {
+    /// An empty store at revision 1.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The newest revision.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The oldest revision that can still be looked at.
+    #[must_use]
+    pub fn oldest(&self) -> Revision {
+        self.oldest
+    }
+
+    /// The store as it was at a revision, if that is still kept and there already.
+    #[must_use]
+    pub fn at(&self, revision: Revision) -> Option<View<'_>> {
+        let known = self.oldest <= revision && revision <= self.revision;
+        known.then_some(View { state: self, revision })
+    }
+
+    /// The store as it is.
+    #[must_use]
+    pub fn now(&self) -> View<'_> {
+        View { state: self, revision: self.revision }
+    }
+
+    /// The keys that hang on a lease now, in order.
+    #[must_use]
+    pub fn attached(&self, lease: LeaseId) -> Vec<Bytes> {
+        self.attached.get(&lease).into_iter().flatten().cloned().collect()
+    }
+
+    /// Goes on to the next revision, which these events made.
+    pub fn apply(&mut self, events: &[Event]) {
+        self.revision += 1;
+        for event in events {
+            let key = &event.kv.key;
+            let put = event.kind == EventKind::Put;
+            let kv = put.then(|| event.kv.clone());
+            let versions = self.keys.entry(key.clone()).or_default();
+            let before = versions.back().and_then(|(_, kv)| kv.as_ref()).map_or(0, |kv| kv.lease);
+            if before != 0
+                && let Some(keys) = self.attached.get_mut(&before)
+            {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.attached.remove(&before);
+                }
+            }
+            if put && event.kv.lease != 0 {
+                self.attached.entry(event.kv.lease).or_default().insert(key.clone());
+            }
+            match versions.back_mut() {
+                Some((revision, last)) if *revision == self.revision => *last = kv,
+                _ => {
+                    versions.push_back((self.revision, kv));
+                    self.superseded.push_back((self.revision, key.clone()));
+                }
+            }
+        }
+    }
+
+    /// What is before a revision will not be looked at any more.
+    pub fn forget_before(&mut self, revision: Revision) {
+        self.oldest = revision.clamp(self.oldest, self.revision);
+        while let Some((_, key)) = self.superseded.pop_front_if(|(at, _)| *at <= self.oldest) {
+            let Some(versions) = self.keys.get_mut(&key) else { continue };
+            while versions.get(1).is_some_and(|(at, _)| *at <= self.oldest) {
+                versions.pop_front();
+            }
+            if versions.len() == 1 && versions.front().is_some_and(|(_, kv)| kv.is_none()) {
+                self.keys.remove(&key);
+            }
+        }
+    }
+}
+
+/// The store at one revision.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    state: &'a State,
+    revision: Revision,
+}
+
+impl<'a> View<'a> {
+    /// Which.
+    #[must_use]
+    pub fn revision(self) -> Revision {
+        self.revision
+    }
+
+    /// The same store at another revision.
+    #[must_use]
+    pub fn at(self, revision: Revision) -> Option<Self> {
+        self.state.at(revision)
+    }
+
+    /// A key, if it is there.
+    #[must_use]
+    pub fn get(self, key: &[u8]) -> Option<&'a KeyValue> {
+        self.state.keys.get(key).and_then(|versions| self.pick(versions))
+    }
+
+    /// The keys of a range that are there, in order.
+    #[must_use]
+    pub fn range(self, keys: &KeyRange) -> Vec<&'a KeyValue> {
+        if let Some(key) = keys.single() {
+            return self.get(key).into_iter().collect();
+        }
+        let from_first = self.state.keys.range(keys.key.clone()..);
+        let meant = from_first.take_while(|(key, _)| keys.contains(key));
+        meant.filter_map(|(_, versions)| self.pick(versions)).collect()
+    }
+
+    fn pick(self, versions: &'a Versions) -> Option<&'a KeyValue> {
+        // Mostly the newest one or nearly so is meant.
+        let found = versions.iter().rev().take(4).find(|(at, _)| *at <= self.revision);
+        let found = found.or_else(|| {
+            let after = versions.partition_point(|(at, _)| *at <= self.revision);
+            versions.get(after.checked_sub(1)?)
+        });
+        found.and_then(|(_, kv)| kv.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &str, at: Revision, lease: LeaseId) -> Event {
+        let key = key.into();
+        let kv = KeyValue { key, mod_revision: at, lease, ..KeyValue::default() };
+        Event { kind: EventKind::Put, kv, prev_kv: None }
+    }
+
+    fn delete(key: &str, at: Revision) -> Event {
+        Event { kind: EventKind::Delete, ..put(key, at, 0) }
+    }
+
+    #[test]
+    fn the_past_is_there_until_it_is_forgotten() {
+        let mut state = State::new();
+        for at in 2..12 {
+            state.apply(&[put("a", at, 0)]);
+        }
+        state.apply(&[delete("a", 12), put("b", 12, 7)]);
+        let seen =
+            |state: &State, at| state.at(at).map(|view| view.get(b"a").map(|kv| kv.mod_revision));
+        for at in 2..12 {
+            assert_eq!(seen(&state, at), Some(Some(at)));
+        }
+        assert_eq!(
+            (seen(&state, 1), seen(&state, 12), seen(&state, 13)),
+            (Some(None), Some(None), None)
+        );
+        state.forget_before(5);
+        assert_eq!((seen(&state, 4), seen(&state, 5)), (None, Some(Some(5))));
+        state.forget_before(12);
+        assert_eq!(state.keys.len(), 1, "a deleted key is forgotten: {state:?}");
+        assert_eq!(state.now().range(&KeyRange::all()).len(), 1);
+    }
+
+    #[test]
+    fn keys_hang_on_their_last_lease() {
+        let mut state = State::new();
+        state.apply(&[put("a", 2, 7), put("b", 2, 7)]);
+        state.apply(&[put("a", 3, 8)]);
+        assert_eq!(state.attached(7), ["b".into()]);
+        state.apply(&[delete("a", 4)]);
+        assert!(state.attached(8).is_empty());
+    }
+}
