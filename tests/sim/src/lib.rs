@@ -11,12 +11,14 @@
 //! - [`fault`]: what goes wrong, and when.
 //! - [`invariant`]: what must be true at every moment; [`observe`]: what is counted at every moment.
 //! - [`audit`]: reads everything back once all is well again.
+//! - [`batch`]: many seeds.
 //! - [`run`]: all of it for one seed; [`report`]: what it was like; [`log`]: what the members said.
 //!
 //! One seed is one process: libraries draw from thread-local generators and count in statics, and both begin
 //! anew with a process.
 
 pub mod audit;
+pub mod batch;
 pub mod client;
 pub mod convert;
 pub mod fault;

@@ -1,90 +1,89 @@
-//! Three members on one thread, simulated: network, disks and time follow from a seed.
+//! Seeds that nothing may go wrong with, however much does.
 //!
-//! `KVD_SEEDS=1000` runs more seeds, `KVD_SEED=7` just one.
+//! `KVD_SEEDS=1000` runs more of them, `KVD_SEED_FIRST=5000` others, `KVD_REPORT=path` writes down what they
+//! were like.
 
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use kvd_tests::sim::nemesis::Coverage;
-use kvd_tests::sim::run::{Report, run};
+use kvd_sim::batch::Runner;
 
-/// Seeds of a run without wishes.
-const SEEDS: u64 = 8;
+/// Seeds of a run without wishes: about three minutes on two processors.
+const SEEDS: u64 = 60;
 
-/// Real time after which a run is stuck.
-const STUCK: Duration = Duration::from_secs(180);
+/// Seeds whose logs are compared byte by byte.
+const COMPARED: [u64; 2] = [3, 4];
 
 /// Seeds that found a fault once, each with a word on what it was.
 const KEPT: &[(u64, &str)] =
     &[(0, "who waited for another leader never slept again once consensus had failed")];
 
+/// What must have happened in a batch, or it shows nothing.
+const NEEDED: &[&str] = &[
+    "blackouts",
+    "checkpoints lost",
+    "clock jumps",
+    "compactions applied",
+    "cut links",
+    "failing disks",
+    "fast clocks",
+    "full disks",
+    "kills",
+    "leader changes",
+    "leaders cut off",
+    "leaders held back",
+    "leases ended with keys",
+    "links cut in one direction",
+    "links held back",
+    "lossy links",
+    "orderly stops",
+    "power cuts",
+    "power cuts in a sync",
+    "restarts",
+    "rotten bits",
+    "rotten logs refused",
+    "slow disks",
+    "slow links",
+    "snapshots sent",
+    "stops for a failed device",
+    "unknown outcomes that happened",
+    "watch events",
+    "watches ended by compaction",
+    "watches resumed",
+    "windows searched",
+];
+
+fn runner() -> Runner {
+    Runner { program: env!("CARGO_BIN_EXE_kvd-sim").into(), mutant: None }
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// How to see a seed again.
-fn again(seed: u64) -> String {
-    format!("see it again: KVD_SEED={seed} cargo test -p kvd-tests --test sim -- --nocapture")
-}
-
-/// A task that never sleeps stops simulated time, and no clock of the simulation can tell: a real one does.
-/// Whoever holds the answer is done in time.
-fn watch_time(seed: u64) -> mpsc::Sender<()> {
-    let (in_time, done) = mpsc::channel();
-    std::thread::spawn(move || {
-        if done.recv_timeout(STUCK) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("seed {seed}: time stands still\n{}", again(seed));
-            std::process::exit(1);
-        }
-    });
-    in_time
-}
-
-/// Runs a seed; a failure says how to see it again.
-fn run_or_tell(seed: u64) -> Report {
-    let _in_time = watch_time(seed);
+#[test]
+fn faults_lose_and_invent_nothing() {
+    let first = number("KVD_SEED_FIRST").unwrap_or(0);
+    let seeds: Vec<u64> = (first..).take(number("KVD_SEEDS").unwrap_or(SEEDS) as usize).collect();
     let begin = Instant::now();
-    match run(seed) {
-        Ok(report) => {
-            let (calls, revisions) = (report.calls, report.revisions);
-            let (took, converged) = (begin.elapsed(), report.converged_after);
-            eprintln!(
-                "seed {seed}: {calls} calls, {revisions} revisions, converged after {converged:?}, \
-                 {took:.1?}, digest {:016x}, {:?}",
-                report.digest, report.coverage
-            );
-            report
-        }
-        Err(what) => panic!("seed {seed}: {what}\n{}", again(seed)),
+    let batch = runner().run_all(&seeds, false);
+    let took = format!("{:>12}  seconds it took", begin.elapsed().as_secs());
+    let text = format!("{took}\n{}\n", batch.text());
+    eprintln!("{text}");
+    if let Some(path) = std::env::var_os("KVD_REPORT") {
+        std::fs::write(path, &text).unwrap();
+    }
+    assert!(batch.failures.is_empty(), "{} seeds failed, see above", batch.failures.len());
+    for what in NEEDED {
+        assert!(batch.coverage.of(what) > 0, "these seeds have no {what}");
     }
 }
 
 #[test]
-fn faults_lose_and_invent_nothing() {
-    if let Some(seed) = number("KVD_SEED") {
-        run_or_tell(seed);
-        return;
-    }
-    let mut sum = Coverage::default();
-    let mut slowest = Duration::ZERO;
-    let seeds = number("KVD_SEEDS").unwrap_or(SEEDS);
-    for seed in 0..seeds {
-        let report = run_or_tell(seed);
-        slowest = slowest.max(report.converged_after);
-        sum.add(&report.coverage);
-    }
-    eprintln!("slowest to converge: {slowest:?}; {sum:?}");
-    let happened = [
-        ("leader changes", (sum.terms as u64).saturating_sub(seeds)),
-        ("kills", sum.kills),
-        ("power cuts", sum.power_cuts),
-        ("power cuts in a sync", sum.cuts_in_sync),
-        ("restarts", sum.restarts),
-        ("partitions", sum.partitions + sum.one_way_cuts),
-        ("checkpoints", sum.checkpoints),
-    ];
-    for (what, times) in happened {
-        assert!(times > 0, "the seeds have no {what}: {sum:?}");
+fn a_seed_decides_every_byte() {
+    for seed in COMPARED {
+        let (one, other) = (runner().log(seed).unwrap(), runner().log(seed).unwrap());
+        assert!(one.0.len() > 10_000, "hardly a log: {} bytes", one.0.len());
+        assert!(one == other, "seed {seed} did not do the same twice");
     }
 }
 
@@ -92,6 +91,8 @@ fn faults_lose_and_invent_nothing() {
 fn kept_seeds_stay_true() {
     for (seed, what) in KEPT {
         eprintln!("{what}:");
-        run_or_tell(*seed);
+        if let Err(failure) = runner().run(*seed) {
+            panic!("{what}, again: {}", failure.what);
+        }
     }
 }
