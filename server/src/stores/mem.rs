@@ -1,10 +1,10 @@
 //! Stores in memory: what tests and the simulator use in place of sled, with a crash that keeps exactly what
-//! was committed.
+//! was committed, also in the middle of a commit, or that leaves checkpoints nobody can use.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use kvd_core::checkpoint::mem::MemStore;
+use kvd_core::checkpoint::mem::{Fault, MemStore};
 use kvd_core::checkpoint::{BlockId, Checkpoint, CheckpointStore, Meta, StoreError, Table};
 
 use super::{FinishedStore, NewStore, Stores};
@@ -13,20 +13,49 @@ use super::{FinishedStore, NewStore, Stores};
 #[derive(Clone)]
 pub struct MemStores {
     live: Arc<Mutex<Arc<MemStore>>>,
+    broken: Option<String>,
 }
 
 impl MemStores {
     /// A member that never had a checkpoint.
     #[must_use]
     pub fn new() -> Self {
-        Self { live: Arc::new(Mutex::new(Arc::new(MemStore::new()))) }
+        Self::of(MemStore::new(), None)
     }
 
     /// What is left after the process died.
     #[must_use]
     pub fn crash(&self) -> Self {
-        let survivor = self.lock().crash();
-        Self { live: Arc::new(Mutex::new(Arc::new(survivor))) }
+        Self::of(self.lock().crash(), None)
+    }
+
+    /// What a start finds after the process died and its checkpoints cannot be used: they are out of the way,
+    /// an empty store stands in their place, and [`Self::broken`] says why until the next crash (hazard A5).
+    #[must_use]
+    pub fn crash_broken(&self, reason: &str) -> Self {
+        Self::of(MemStore::new(), Some(reason.to_owned()))
+    }
+
+    /// Why the checkpoints that were there are of no use, if so: for [`World::broken`](crate::bootstrap::World).
+    #[must_use]
+    pub fn broken(&self) -> Option<String> {
+        self.broken.clone()
+    }
+
+    /// Decides how the next commit to the live store ends. After [`Fault::BeforeMeta`] the machine is without
+    /// power ([`Self::is_cut`]): what it syncs until it is crashed is as if the commit took that long.
+    pub fn fail_next_commit(&self, fault: Fault) {
+        self.lock().fail_next(fault);
+    }
+
+    /// Whether the power failed in the middle of a commit (hazard A1).
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.lock().is_cut()
+    }
+
+    fn of(store: MemStore, broken: Option<String>) -> Self {
+        Self { live: Arc::new(Mutex::new(Arc::new(store))), broken }
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<MemStore>> {
@@ -93,5 +122,40 @@ impl FinishedStore for Finished {
     fn make_live(&self) -> Result<(), StoreError> {
         *self.stores.lock() = Arc::clone(&self.store);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvd_core::checkpoint::conformance::{checkpoint, content};
+
+    use super::*;
+
+    #[test]
+    fn a_crash_in_the_middle_of_a_commit_leaves_the_checkpoint_before() {
+        let stores = MemStores::new();
+        let first = checkpoint(1).row(Table::Lease, "7", "a").rows(1).build();
+        stores.live().commit(&first).unwrap();
+        let before = content(&*stores.live()).unwrap();
+        stores.fail_next_commit(Fault::BeforeMeta);
+        let second = checkpoint(2).delete(Table::Lease, "7").build();
+        assert!(matches!(stores.live().commit(&second), Err(StoreError::Failed(_))));
+        assert!(stores.is_cut() && stores.live().meta().is_err());
+        let survivor = stores.crash();
+        assert!(!survivor.is_cut());
+        assert_eq!(content(&*survivor.live()).unwrap(), before);
+        survivor.live().commit(&second).unwrap();
+    }
+
+    #[test]
+    fn broken_checkpoints_are_out_of_the_way_and_the_reason_is_told_once() {
+        let stores = MemStores::new();
+        stores.live().commit(&checkpoint(1).build()).unwrap();
+        assert_eq!(stores.broken(), None);
+        let found = stores.crash_broken("rotten");
+        assert_eq!(found.broken().as_deref(), Some("rotten"));
+        assert_eq!(found.live().meta().unwrap(), None);
+        let again = found.crash();
+        assert_eq!((again.broken(), again.live().meta().unwrap()), (None, None));
     }
 }

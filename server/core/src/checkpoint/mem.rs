@@ -61,6 +61,11 @@ impl MemStore {
         self.lock().fault = Some(fault);
     }
 
+    /// Whether the power failed in the middle of a commit ([`Fault::BeforeMeta`]).
+    pub fn is_cut(&self) -> bool {
+        self.lock().unfinished.is_some()
+    }
+
     /// How many commits became durable since the store was made.
     pub fn commits(&self) -> u64 {
         self.lock().commits
@@ -186,7 +191,9 @@ mod tests {
 
         fn commit_without_meta(&self, checkpoint: &Checkpoint) {
             self.fail_next(Fault::BeforeMeta);
+            assert!(!self.is_cut());
             assert!(matches!(self.commit(checkpoint), Err(StoreError::Failed(_))));
+            assert!(self.is_cut());
         }
 
         fn crash(self: Box<Self>) -> Box<dyn Subject> {
