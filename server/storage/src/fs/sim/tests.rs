@@ -164,6 +164,9 @@ fn rot_turns_one_bit_of_what_lies_on_the_medium() {
     file.write_all_at(&[7; 512], 0).unwrap();
     assert_eq!(disk.rot("other", 1), None, "what is not synced does not lie there");
     assert_eq!(disk.rot("nowhere", 1), None);
+    disk.flip_bit(Path::new("other"), 0).unwrap();
+    let left: BTreeSet<u8> = (0..20).map(|seed| content(&disk.crash(seed), "other")[0]).collect();
+    assert_eq!(left, BTreeSet::from([1 ^ 1, 7 ^ 1]), "kept or lost, the bit is flipped");
     let mut hit = BTreeSet::new();
     for seed in 0..50 {
         let image = disk.kill();
