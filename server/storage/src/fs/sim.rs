@@ -17,6 +17,7 @@ mod port;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -122,9 +123,10 @@ impl SimDisk {
         self.fail(&[Operation::Write], "", count, kind);
     }
 
-    /// At the next `count` chances with files whose path contains `part`, the disk does this and says nothing.
-    pub fn lie(&self, lie: Lie, part: &str, count: u64, seed: u64) {
-        self.state().faults.lie(lie, part, count, seed);
+    /// At these of the next chances with files whose path contains `part`, the disk does this and says nothing:
+    /// `0..1` is the next one.
+    pub fn lie(&self, lie: Lie, part: &str, chances: Range<u64>, seed: u64) {
+        self.state().faults.lie(lie, part, chances, seed);
     }
 
     /// Takes back all failures and lies that did not happen yet.

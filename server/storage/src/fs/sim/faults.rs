@@ -1,6 +1,7 @@
 //! What the disk will do wrong: operations that fail and say so, and lies.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use rand::SeedableRng;
@@ -53,7 +54,8 @@ struct Failing {
 struct Lying {
     lie: Lie,
     part: String,
-    left: u64,
+    /// Which of the chances to come are used.
+    chances: Range<u64>,
     rng: StdRng,
 }
 
@@ -70,10 +72,10 @@ impl Faults {
         self.failing.push(Failing { operations, part, left: count, kind });
     }
 
-    /// Lets the next chances for this lie be used.
-    pub(super) fn lie(&mut self, lie: Lie, part: &str, count: u64, seed: u64) {
+    /// Lets these of the next chances for this lie be used.
+    pub(super) fn lie(&mut self, lie: Lie, part: &str, chances: Range<u64>, seed: u64) {
         let (part, rng) = (part.to_owned(), StdRng::seed_from_u64(seed));
-        self.lying.push(Lying { lie, part, left: count, rng });
+        self.lying.push(Lying { lie, part, chances, rng });
     }
 
     /// Nothing will go wrong.
@@ -99,11 +101,12 @@ impl Faults {
 
     /// What to draw from if this lie is to be told now.
     pub(super) fn told(&mut self, lie: Lie, path: &Path) -> Option<&mut StdRng> {
-        self.lying.retain(|lying| lying.left > 0);
+        self.lying.retain(|lying| lying.chances.end > 0);
         let mut lying = self.lying.iter_mut();
         let lying = lying.find(|lying| lying.lie == lie && concerns(&lying.part, path))?;
-        lying.left -= 1;
-        Some(&mut lying.rng)
+        let now = lying.chances.contains(&0);
+        lying.chances = lying.chances.start.saturating_sub(1)..lying.chances.end.saturating_sub(1);
+        now.then_some(&mut lying.rng)
     }
 }
 

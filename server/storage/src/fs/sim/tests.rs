@@ -187,16 +187,19 @@ fn rot_turns_one_bit_of_what_lies_on_the_medium() {
 #[test]
 fn a_read_that_rots_is_wrong_once() {
     let (disk, file) = disk_with("a", 600);
-    disk.lie(Lie::ReadsOther, "a", 1, 4);
+    disk.lie(Lie::ReadsOther, "a", 0..1, 4);
     assert_eq!(distance(&read(&*file), &[1; 600]), 1);
     assert_eq!(read(&*file), [1; 600]);
+    disk.lie(Lie::ReadsOther, "a", 1..3, 4);
+    let wrong: Vec<u32> = (0..4).map(|_| distance(&read(&*file), &[1; 600])).collect();
+    assert_eq!(wrong, [0, 1, 1, 0]);
 }
 
 #[test]
 fn a_lost_write_shows_when_the_power_fails() {
     let (disk, file) = disk_with("a", 2048);
     file.sync_data().unwrap();
-    disk.lie(Lie::LosesWrite, "a", 1, 4);
+    disk.lie(Lie::LosesWrite, "a", 0..1, 4);
     file.sync_data().unwrap();
     file.write_all_at(&[2; 2048], 0).unwrap();
     file.sync_data().unwrap();
@@ -211,7 +214,7 @@ fn a_lost_write_shows_when_the_power_fails() {
 #[test]
 fn a_misdirected_write_is_missing_here_and_found_elsewhere() {
     let (disk, file) = disk_with("a", 2048);
-    disk.lie(Lie::MisdirectsWrite, "a", 1, 4);
+    disk.lie(Lie::MisdirectsWrite, "a", 0..1, 4);
     file.write_all_at(&[2; 512], 512).unwrap();
     file.sync_data().unwrap();
     assert_eq!(read(&*file)[512..1024], [2; 512]);
