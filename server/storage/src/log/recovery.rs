@@ -11,8 +11,9 @@
 //! they are read, and the last frame, which alone can be concerned, is written once more where it lies, the
 //! same bytes, and synced. Only then is the log reported.
 
+mod tear;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
@@ -24,6 +25,7 @@ use super::record::{Record, SegmentHead};
 use super::segment::{CHUNK, Folder, Segment, Spare, Window, failed, is_old, seq_of};
 use super::{Hooks, Inner, LogError, Options, Shared};
 use crate::fs::{DiskFile, OpenMode};
+use tear::{Tear, Trouble};
 
 /// Opens the log of a folder, or begins one.
 pub(super) fn open(folder: Folder, options: Options) -> Result<Flusher, LogError> {
@@ -188,6 +190,8 @@ struct Replay {
     crc: u32,
     /// Where the last frame begins, in the last segment.
     last_frame: u64,
+    /// Chained crc of the frame before the last.
+    crc_before: u32,
     /// The last segment ends with a torn frame, or with remains of one.
     cut: bool,
 }
@@ -215,7 +219,7 @@ impl Replay {
             None => Picture::new(None, None, None, None, options.tail_bytes),
         };
         let segments = BTreeMap::new();
-        Self { picture, segments, number: 0, crc: 0, last_frame: 0, cut: false }
+        Self { picture, segments, number: 0, crc: 0, last_frame: 0, crc_before: 0, cut: false }
     }
 
     /// Reads all segments of the run, in order.
@@ -242,11 +246,13 @@ impl Replay {
         let segment = Segment { file: own.file, life, file_bytes, end: SECTOR_BYTES, index_max: 0 };
         self.segments.insert(seq, segment);
         (self.number, self.crc, self.last_frame) = (own.header.number, own.header.crc, 0);
+        self.crc_before = life.chain_start();
         let mut at = SECTOR_BYTES;
         while end.is_none_or(|(number, _)| self.number < number) {
             match self.next_frame(&mut window, life, at, file_bytes).map_err(|e| e.at(seq, at))? {
                 Next::Frame(header, payload) => {
                     self.replay(seq, at, payload)?;
+                    self.crc_before = self.crc;
                     (self.number, self.crc, self.last_frame) = (header.number, header.crc, at);
                     at += header.frame_bytes() as u64;
                 }
@@ -335,78 +341,26 @@ impl Replay {
         let length = usize::try_from(last.end - self.last_frame).unwrap_or(usize::MAX);
         let mut frame = vec![0; length];
         let file = &last.file;
-        let rewritten = file
-            .read_at(&mut frame, self.last_frame)
-            .and_then(|read| {
-                if read == length { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-            })
-            .and_then(|()| file.write_all_at(&frame, self.last_frame))
-            .and_then(|()| file.sync_data());
-        rewritten.map_err(|source| failed("write last frame again in", &path, source))?;
+        let io = |source| failed("write last frame again in", &path, source);
+        let read = file.read_at(&mut frame, self.last_frame).map_err(io)?;
+        // A bit that turned on its way here must not be written back.
+        if read != length || !self.is_last_frame(&frame)? {
+            return Err(damaged(seq, self.last_frame, "the last frame is read otherwise now"));
+        }
+        file.write_all_at(&frame, self.last_frame).map_err(io)?;
+        file.sync_data().map_err(io)?;
         let (file, life, end) = (Arc::clone(file), last.life, last.end);
         let active = Active { seq, file, life, end, file_bytes: last.file_bytes };
         Ok((!self.cut).then_some(active))
     }
-}
 
-/// The place of the first bad frame of the log's last segment.
-struct Tear<'a> {
-    window: &'a mut Window,
-    life: Life,
-    former: Option<Life>,
-    at: u64,
-    file_bytes: u64,
-}
-
-impl Tear<'_> {
-    /// Whether there is something to cut; an error if it may have been acknowledged.
-    fn judge(self, length: Option<u64>) -> Result<bool, Trouble> {
-        let mut ours = false;
-        let mut old_within = false;
-        let frame_end = self.at + length.unwrap_or(SECTOR_BYTES);
-        let mut at = self.at;
-        while at + SECTOR_BYTES <= self.file_bytes {
-            let sector = self.window.get(at, SECTOR)?;
-            if sector.starts_with(&self.life.mark()) {
-                ours = true;
-                let header = if at > self.at { Header::read(sector)? } else { None };
-                if header.is_some_and(|header| header.life == self.life) {
-                    return Err(Trouble::Damage("a frame has changed: a later one is whole"));
-                }
-            }
-            old_within |= at < frame_end && is_old(sector, self.former);
-            at += SECTOR_BYTES;
-        }
-        if old_within { Ok(ours) } else { Err(Trouble::Damage("a frame has changed")) }
-    }
-}
-
-/// A failure whose place the caller knows.
-enum Trouble {
-    Io(io::Error),
-    Damage(&'static str),
-    Other(LogError),
-}
-
-impl Trouble {
-    fn at(self, segment: u64, offset: u64) -> LogError {
-        match self {
-            Self::Io(source) => failed("read", format!("{segment:016x}.seg").as_ref(), source),
-            Self::Damage(what) => damaged(segment, offset, what),
-            Self::Other(error) => error,
-        }
-    }
-}
-
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<LogError> for Trouble {
-    fn from(error: LogError) -> Self {
-        Self::Other(error)
+    /// Whether these bytes are the last frame.
+    fn is_last_frame(&self, frame: &[u8]) -> Result<bool, LogError> {
+        let header = Header::read(&frame[..SECTOR])?;
+        Ok(header.is_some_and(|header| {
+            let whole = header.frame_bytes() == frame.len();
+            whole && header.crc == self.crc && header.payload(frame, self.crc_before).is_some()
+        }))
     }
 }
 
