@@ -7,12 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kvd_core::checkpoint::{Checkpoint, Meta};
 use kvd_core::command::Entry;
 use kvd_core::event::Event;
 use kvd_core::ids::Index;
 use kvd_core::limits::COMPACT_STEP_KEYS;
+use kvd_core::mutants::{Mutant, active};
 use kvd_core::outcome::{Applied, Fatal};
 use kvd_core::snapshot::Capture;
 use kvd_core::state::{CompactProgress, State};
@@ -352,7 +354,15 @@ impl ApplyWorker {
         let before = self.state.view();
         let view = self.state.publish();
         let revision = view.revision();
-        self.published.publish(view);
+        if active(Mutant::EventBeforeApply) {
+            let published = self.published.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                published.publish(view);
+            });
+        } else {
+            self.published.publish(view);
+        }
         if !revisions.is_empty() {
             let changes = self.feed.is_watched().then(|| Changes::new(revisions, before));
             self.feed.push(revision, changes);
@@ -368,7 +378,10 @@ impl ApplyWorker {
         if self.checkpoint_in_flight {
             return None;
         }
-        let checkpoint = self.state.checkpoint();
+        let mut checkpoint = self.state.checkpoint();
+        if active(Mutant::ApplyTwice) {
+            checkpoint.meta.applied.index.0 -= 1;
+        }
         self.checkpointed_at = checkpoint.meta.applied.index;
         let meta = checkpoint.meta.clone();
         self.checkpoint_in_flight = true;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use kvd_core::ids::LeaseId;
 use kvd_core::lease::deadlines::{Deadlines, Left, Overdue, Standing};
 use kvd_core::lease::table::LeaseChange;
+use kvd_core::mutants::{Mutant, active};
 use kvd_core::view::View;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -49,12 +50,13 @@ impl LeaseClock {
 
     /// Now.
     pub(crate) fn now(&self) -> Moment {
-        Moment(self.inner.origin.elapsed())
+        let elapsed = self.inner.origin.elapsed();
+        Moment(if active(Mutant::LeaseByWallClock) { elapsed * 3 / 2 } else { elapsed })
     }
 
     /// Takes up the leases of a state that was opened or received.
     pub(crate) fn load(&self, view: &View) {
-        let leases = view.leases();
+        let leases = if active(Mutant::LeasesNotLoaded) { Vec::new() } else { view.leases() };
         let now = self.now().0;
         let mut counted = self.lock();
         counted.deadlines.load(leases, now);
@@ -95,6 +97,7 @@ impl LeaseClock {
     /// When the next lease is to be ended.
     pub(crate) fn next(&self) -> Option<Instant> {
         let next = self.lock().deadlines.next()?;
+        let next = if active(Mutant::LeaseByWallClock) { next * 2 / 3 } else { next };
         self.inner.origin.checked_add(next)
     }
 

@@ -16,6 +16,7 @@ use crate::command::{AlarmKind, Command, Compact, DeleteRange, Entry, Membership
 use crate::event::Event;
 use crate::ids::{Index, LogId, Revision};
 use crate::lease::table::LeaseChange;
+use crate::mutants::{Mutant, active};
 use crate::mvcc::compact::{self, Sweep};
 use crate::mvcc::history::ReadError;
 use crate::mvcc::write::Writing;
@@ -256,6 +257,9 @@ impl State {
             Command::Put(put) => self.put(put, want_response)?,
             Command::DeleteRange(delete) => self.delete_range(delete, want_response)?,
             Command::Txn(txn) => self.txn(txn, want_response)?,
+            Command::Compact(_) if active(Mutant::CompactionLocal) && !want_response => {
+                Done::nothing(Response::Compact)
+            }
             Command::Compact(compact) => self.compact(*compact),
             Command::LeaseGrant(grant) => self.lease_grant(index, *grant),
             Command::LeaseRevoke(revoke) => self.lease_revoke(revoke.id)?,
@@ -282,7 +286,9 @@ impl State {
 
     fn put(&mut self, put: &Put, want_response: bool) -> Result<Done, Fatal> {
         let mut writing = self.writing(want_response);
-        if let Err(rejection) = writing.check_put(put) {
+        if let Err(rejection) = writing.check_put(put)
+            && (want_response || !active(Mutant::ChecksSkipped))
+        {
             return Ok(rejection.into());
         }
         let answer = writing.put(put)?;
@@ -299,7 +305,10 @@ impl State {
 
     fn txn(&mut self, txn: &Txn, want_response: bool) -> Result<Done, Fatal> {
         let mut writing = self.writing(want_response);
-        let reader = writing.reader();
+        let mut reader = writing.reader();
+        if active(Mutant::CompareStale) {
+            reader.revision = self.view.revision();
+        }
         let path = txn::decide(&reader, txn).map_err(ReadError::into_fatal)?;
         if let Err(rejection) = txn::check(&reader, txn, &path) {
             return Ok(rejection.into());

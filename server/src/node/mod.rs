@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use kvd_core::command::{AlarmChange, AlarmKind, Command};
 use kvd_core::ids::{LeaseId, MemberId, Revision};
+use kvd_core::mutants::{Mutant, active};
 use kvd_core::outcome::{Applied, Rejection};
 use kvd_core::view::{Access, ReadError, View};
 use kvd_storage::space::Level;
@@ -143,6 +144,7 @@ impl Node {
     {
         let view = match consistency {
             Consistency::Serializable => self.published.view(),
+            Consistency::Linearizable if active(Mutant::NoReadBarrier) => self.published.view(),
             Consistency::Linearizable => self.barrier().await?,
         };
         match read(&view, Access::Memory) {
@@ -175,6 +177,9 @@ impl Node {
     pub async fn barrier(&self) -> Result<View, Unavailable> {
         let deadline = Instant::now() + self.proposer.timeout;
         let index = self.reads.index(deadline).await?;
+        if active(Mutant::ApplyNotAwaited) {
+            return Ok(self.published.view());
+        }
         Ok(self.published.at_least(index).await)
     }
 

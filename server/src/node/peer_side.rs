@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures_util::Stream;
 use kvd_core::ids::{Incarnation, MemberId};
+use kvd_core::mutants::{Mutant, active};
 use kvd_proto::peer;
 use kvd_storage::space::Level;
 use tokio::sync::watch;
@@ -202,6 +203,9 @@ impl PeerSide {
 
     /// Under which incarnation a member published itself.
     fn known(&self, member: MemberId) -> Option<Incarnation> {
+        if active(Mutant::IncarnationUnchecked) {
+            return None;
+        }
         let view = self.state.get()?.published().view();
         view.members().present.get(&member)?.incarnation
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kvd_core::codec;
 use kvd_core::command::{Command, Proposal};
+use kvd_core::mutants::{Mutant, active};
 use kvd_core::outcome::{Applied, Rejection};
 use kvd_proto::peer::not_appended::Reason;
 use kvd_proto::peer::propose_reply::Result as Reply;
@@ -96,6 +97,9 @@ impl Proposer {
             .map_err(|_elapsed| Unavailable::TooManyRequests)??;
         let before = self.raft.leader();
         let applied = self.until_appended(&proposal, deadline, before).await?;
+        if active(Mutant::AnswerBeforeVisible) {
+            return Ok(applied);
+        }
         // Visible on the leader; the answer waits until it is here too.
         match timeout_at(deadline, self.published.at_least(applied.log_id.index)).await {
             Ok(_view) => Ok(applied),
@@ -155,6 +159,7 @@ impl Proposer {
         match within(limit, client.propose(request)).await {
             Ok(reply) => from_reply(reply),
             Err(CallError::NotSent(_) | CallError::Refused(_)) => Attempt::NotAppended,
+            Err(CallError::NoAnswer(_)) if active(Mutant::ForwardRetried) => Attempt::NotAppended,
             Err(CallError::NoAnswer(_)) => Attempt::Unknown,
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvd_core::ids::Index;
+use kvd_core::mutants::{Mutant, active};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -44,6 +45,9 @@ impl ReadRounds {
         loop {
             match tokio::time::timeout_at(deadline, self.one_round()).await {
                 Ok(Ok(Some(index))) => return Ok(index),
+                Ok(Ok(None)) if active(Mutant::ReadIndexReused) => {
+                    return Ok(self.raft.committed());
+                }
                 Ok(Ok(None)) => {}
                 Ok(Err(stopped)) => return Err(stopped),
                 Err(_elapsed) => return Err(Unavailable::Timeout),
@@ -89,6 +93,11 @@ impl Driver {
         let mut round = Vec::new();
         while waiting.recv_many(&mut round, WAITING_MAX).await > 0 {
             let index = self.read_index().await;
+            while active(Mutant::RoundJoinedLate)
+                && let Ok(late) = waiting.try_recv()
+            {
+                round.push(late);
+            }
             for reader in round.drain(..) {
                 let _reader_gone = reader.send(index);
             }

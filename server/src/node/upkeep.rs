@@ -8,6 +8,7 @@ use std::time::Duration;
 use kvd_core::checkpoint::Meta;
 use kvd_core::command::{ClusterVersion, Command, Publish};
 use kvd_core::ids::Index;
+use kvd_core::mutants::{Mutant, active};
 use kvd_storage::log::RaftLog;
 use tokio::sync::{mpsc, watch};
 
@@ -88,6 +89,9 @@ pub(crate) async fn follow_checkpoints(
 /// The entry up to which the log may go now: below the checkpoint before the last, and below what is kept for
 /// peers that were away, in entries and in bytes (hazards A5, A8).
 fn purge_upto(node: &Node, log: &RaftLog, retention: Retention) -> Option<Index> {
+    if active(Mutant::PurgeEarly) {
+        return Some(node.published.applied());
+    }
     let previous = node.checkpoints.purgeable()?.index;
     let by_entries = node.published.applied().0.saturating_sub(retention.entries);
     let by_bytes = match retention.bytes {

@@ -5,6 +5,7 @@
 //! says which data directory it means, so that a member that lost its own neither votes nor acknowledges.
 
 use kvd_core::ids::{ClusterId, Incarnation, MemberId};
+use kvd_core::mutants::{Mutant, active};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Request, Status};
 
@@ -94,7 +95,8 @@ pub(crate) fn check(
 
 /// Whether the caller knows this member by its data directory, or not at all yet.
 pub(crate) fn means_this_directory(metadata: &MetadataMap, own: &Identity) -> bool {
-    !metadata.contains_key(TO_INCARNATION)
+    active(Mutant::IncarnationUnchecked)
+        || !metadata.contains_key(TO_INCARNATION)
         || number(metadata, TO_INCARNATION).is_ok_and(|meant| Incarnation(meant) == own.incarnation)
 }
 

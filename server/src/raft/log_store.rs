@@ -9,6 +9,7 @@ use std::ops::{Bound, RangeBounds};
 
 use futures_util::Stream;
 use kvd_core::ids::{Index, LogId};
+use kvd_core::mutants::{Mutant, active};
 use kvd_storage::log::{LogEntry, RaftLog, Vote};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
@@ -151,6 +152,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &RaftVote) -> Result<(), io::Error> {
+        if active(Mutant::VoteForgotten) {
+            return Ok(());
+        }
         let (done, durable) = oneshot::channel();
         self.log.save_vote(Vote(payload::encode_vote(vote)), on_durable(done));
         durable.await.map_err(|_closed| stopping())?
@@ -181,6 +185,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 payload: payload::encode(&entry.payload),
             })
             .collect();
+        if active(Mutant::AckEarly) {
+            self.log.append(entries, Box::new(|_result| {}));
+            flushed.io_completed(Ok(()));
+            return Ok(());
+        }
         self.log.append(entries, Box::new(move |result| flushed.io_completed(result)));
         Ok(())
     }

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kvd_core::ids::{Index, MemberId, Term};
+use kvd_core::mutants::{Mutant, active};
 use kvd_core::outcome::Applied;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -145,6 +146,9 @@ impl Raft {
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
                 Err(WriteError::NotAppended)
             }
+            Err(RaftError::APIError(_)) if active(Mutant::DiscardedRetried) => {
+                Err(WriteError::NotAppended)
+            }
             Err(RaftError::APIError(_)) => Err(WriteError::Unknown),
             Err(RaftError::Fatal(openraft::errors::Fatal::Stopped)) => Err(WriteError::Stopped),
             Err(RaftError::Fatal(_)) => Err(WriteError::Unknown),
@@ -182,6 +186,9 @@ impl Raft {
     /// An index that covers every write acknowledged before the call, confirmed by a majority after it;
     /// `None` if this member cannot confirm that it leads.
     pub(crate) async fn read_index(&self) -> Option<Index> {
+        if active(Mutant::LeaderAssumed) {
+            return Some(self.committed());
+        }
         let linearizer = self.inner.get_read_linearizer(ReadPolicy::ReadIndex).await.ok()?;
         Some(types::log_id(linearizer.read_log_id().log_id()).index)
     }

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use kvd_core::ids::MemberId;
+use kvd_core::mutants::{Mutant, active};
 use kvd_proto::peer as wire_peer;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
@@ -141,6 +142,9 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let reply = match answer {
             Ok(Ok(reply)) => reply,
             Ok(Err(error)) => return Err(unreachable(error)),
+            Err(_elapsed) if active(Mutant::SilenceIsConsent) => {
+                return Ok(AppendEntriesResponse::Success);
+            }
             Err(_elapsed) => {
                 return Err(unreachable(CallError::NoAnswer(format!("nothing within {limit:?}"))));
             }

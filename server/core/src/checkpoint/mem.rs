@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::{BlockId, Checkpoint, CheckpointStore, Meta, StoreError, Table};
+use crate::mutants::{Mutant, active};
 
 /// How the next commit ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +120,9 @@ impl CheckpointStore for MemStore {
             }
             Some(Fault::Failed) => return Err(StoreError::Failed("device error".to_owned())),
             Some(Fault::BeforeMeta) => {
+                if active(Mutant::RowsBeforeMeta) {
+                    inner.state.rows = next.rows;
+                }
                 inner.unfinished = Some(checkpoint.clone());
                 return Err(StoreError::Failed("the power is off".to_owned()));
             }

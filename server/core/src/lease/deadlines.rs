@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use crate::ids::{Index, LeaseId};
 use crate::lease::table::{LeaseChange, LeaseTerms};
+use crate::mutants::{Mutant, active};
 
 #[cfg(test)]
 mod tests;
@@ -132,7 +133,8 @@ impl Deadlines {
 
     /// Follows an entry that was applied now; `proposed_here` if this process proposed it.
     pub fn follow(&mut self, change: LeaseChange, now: Duration, proposed_here: bool) {
-        let slack = if proposed_here { 0 } else { self.election_ms };
+        let no_slack = proposed_here || active(Mutant::LeaseWithoutSlack);
+        let slack = if no_slack { 0 } else { self.election_ms };
         match change {
             LeaseChange::Granted { id, terms } => {
                 self.remove(id);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::tree::{Live, Tree};
 use crate::ids::{ChangeId, LeaseId, Revision};
+use crate::mutants::{Mutant, active};
 use crate::outcome::Fatal;
 use crate::range::KeyRange;
 
@@ -320,7 +321,7 @@ impl KeyEntry {
         else {
             return false;
         };
-        let dead = kept + usize::from(gone(self.older[kept]));
+        let dead = kept + usize::from(gone(self.older[kept]) || active(Mutant::CompactionTooFar));
         if dead > 0 {
             dropped.extend(self.older.drain(..dead));
             self.older.shrink_to_fit();

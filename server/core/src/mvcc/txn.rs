@@ -16,6 +16,7 @@ use super::write::{Writing, check_put_ignores, check_put_key, check_put_lease};
 use crate::command::{Compare, CompareOperator, CompareTarget, RangeQuery, Txn, TxnOp};
 use crate::ids::{LeaseId, Revision};
 use crate::limits::TXN_DEPTH_MAX;
+use crate::mutants::{Mutant, active};
 use crate::outcome::{Fatal, OpAnswer, RangeAnswer, Rejection, TxnAnswer};
 use crate::range::KeyRange;
 
@@ -96,6 +97,9 @@ pub(crate) fn execute(
     let mut nested = path.nested.iter();
     let mut responses = Vec::new();
     for op in path.branch(txn) {
+        if active(Mutant::TxnTornApart) {
+            writing.begin = writing.revision();
+        }
         let response = match op {
             TxnOp::Range(query) => {
                 let answer = range(writing, query)?;

@@ -13,6 +13,7 @@ use crate::command::{DeleteRange, Put};
 use crate::event::{Event, EventKind, KeyValue};
 use crate::ids::{ChangeId, LeaseId, Revision};
 use crate::limits::INDEX_PAGE_KEYS;
+use crate::mutants::{Mutant, active};
 use crate::outcome::{DeleteAnswer, Fatal, PutAnswer, Rejection};
 use crate::range::KeyRange;
 
@@ -134,7 +135,7 @@ impl<'a> Writing<'a> {
         };
         let mut keys = self.shared.write();
         keys.index.push(&kv.key, version, latest);
-        if lease_before != kv.lease {
+        if lease_before != kv.lease && !active(Mutant::LeaseNotDetached) {
             keys.leases.detach(lease_before, &kv.key);
         }
         if kv.lease != LeaseId(0)

@@ -10,6 +10,7 @@ use crate::command::{LeaseExpire, LeaseGrant, LeaseRemaining, LeaseRenew};
 use crate::ids::{Index, LeaseId};
 use crate::lease::table::{LeaseChange, LeaseTerms};
 use crate::limits::LEASE_TTL_SECONDS_MAX;
+use crate::mutants::{Mutant, active};
 use crate::outcome::{Fatal, Rejection, Response};
 use crate::tables::id_row;
 
@@ -44,7 +45,8 @@ impl State {
             return Ok(Rejection::LeaseNotFound.into());
         };
         let mut writing = self.writing(false);
-        writing.delete_keys(&lease.keys)?;
+        let left = usize::from(active(Mutant::LeaseLeavesKey) && lease.keys.len() > 1);
+        writing.delete_keys(&lease.keys[left..])?;
         let written = Written::by(writing);
         self.shared.write().leases.remove(id);
         self.rows.replace(Table::Lease, lease_row(id), Some(encode_lease(lease.terms)), None);

@@ -13,6 +13,7 @@ use crate::checkpoint::{BlockId, CheckpointStore, Meta, StoreError, Table};
 use crate::codec::{DecodeError, decode_change_key, decode_lease, decode_marks};
 use crate::command::Membership;
 use crate::ids::{ChangeId, LeaseId, LogId, Revision};
+use crate::mutants::{Mutant, active};
 use crate::mvcc::history::{History, store_failed};
 use crate::mvcc::index::{Latest, Version};
 use crate::mvcc::record::Record;
@@ -47,7 +48,7 @@ pub(super) fn open(store: Arc<dyn CheckpointStore>, options: Options) -> Result<
     }
     let Recovery { tables, rows, .. } = recovery;
     let state = assemble(&meta, shared, tables, rows);
-    if state.hash().live != meta.live_hash {
+    if state.hash().live != meta.live_hash && !active(Mutant::RowsBeforeMeta) {
         return Err(Fatal::Store("the live hash differs from the checkpoint's".into()));
     }
     Ok(state)
@@ -119,7 +120,7 @@ impl Recovery<'_> {
             })
             .map_err(store_failed)?;
         let found = self.rows.count() + self.dead_rows;
-        if found != self.meta.rows {
+        if found != self.meta.rows && !active(Mutant::RowsBeforeMeta) {
             let expected = self.meta.rows;
             return Err(Fatal::Store(format!("{found} rows instead of {expected}")));
         }
@@ -213,7 +214,9 @@ impl Recovery<'_> {
         for (key, entry) in index.iter() {
             let lease = entry.live().map(|(_, latest)| latest.lease);
             if let Some(id) = lease.filter(|id| *id != LeaseId(0))
+                && !active(Mutant::LeasesNotAttached)
                 && !leases.attach(id, Arc::clone(key))
+                && !active(Mutant::RowsBeforeMeta)
             {
                 return Err(Fatal::Store(format!("a key hangs on lease {id}, which is not there")));
             }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvd_core::event::Event;
 use kvd_core::ids::Revision;
+use kvd_core::mutants::{Mutant, active};
 use kvd_core::outcome::Fatal;
 use kvd_core::view::{Access, ReadError, View};
 use kvd_core::watch::{Matcher, encode_event};
@@ -48,7 +49,10 @@ pub(super) fn scan(
     let mut classes: Vec<Gathered> = Vec::new();
     let mut by_class: HashMap<ClassKey, usize> = HashMap::new();
     let mut from = None;
-    for one in wanted {
+    for mut one in wanted {
+        if active(Mutant::CompactedSkipped) {
+            one.next = one.next.max(mark.unwrap_or(one.next));
+        }
         if let Some(mark) = is_gone(one.next) {
             found.push(Found { watcher: one.watcher, events: None, read: Err(mark) });
             continue;
@@ -131,13 +135,14 @@ fn take(
     let main = event.change.main;
     let mut takers: Vec<usize> = Vec::new();
     matcher.visit(&event.kv.key, &mut |same_range| takers.extend(same_range));
-    takers.retain(|at| classes[*at].interest.wants(event.kind));
+    takers.retain(|at| active(Mutant::FilterForgotten) || classes[*at].interest.wants(event.kind));
     let (mut plain, mut with_prev): (Option<Bytes>, Option<Bytes>) = (None, None);
     let mut bytes = 0;
     for at in takers {
         let class = &mut classes[at];
         let encoded = match (&with_prev, &plain) {
             (Some(encoded), _) if class.interest.prev_kv => encoded.clone(),
+            (_, Some(encoded)) if active(Mutant::PrevKvForgotten) => encoded.clone(),
             (_, Some(encoded)) if !class.interest.prev_kv => encoded.clone(),
             _ if class.interest.prev_kv => {
                 let prev = view.previous(event, access)?;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvd_core::ids::LogId;
+use kvd_core::mutants::{self, Mutant};
 
 use super::frame::{FrameBuilder, Life, SECTOR, SECTOR_BYTES, payload_offset, payload_room};
 use super::picture::{Place, index_of};
@@ -306,8 +307,9 @@ impl Flusher {
     fn put_frame(&mut self, frame: FrameBuilder) -> Result<(), LogError> {
         let Some(active) = &mut self.active else { return Err(LogError::Record) };
         let (bytes, crc) = frame.finish(self.number + 1, self.crc);
-        let synced =
-            active.file.write_all_at(&bytes, active.end).and_then(|()| active.file.sync_data());
+        let skip = mutants::active(Mutant::SkipFsync);
+        let sync = || if skip { Ok(()) } else { active.file.sync_data() };
+        let synced = active.file.write_all_at(&bytes, active.end).and_then(|()| sync());
         synced.map_err(|source| failed("write", &self.folder.segment(active.seq), source))?;
         active.end += bytes.len() as u64;
         self.number += 1;

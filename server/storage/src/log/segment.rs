@@ -7,6 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kvd_core::mutants::{Mutant, active};
+
 use super::LogError;
 use super::frame::{Life, SECTOR, SECTOR_BYTES};
 use crate::fs::{Disk, DiskFile};
@@ -77,6 +79,9 @@ impl Folder {
 
     /// Makes names durable.
     pub(super) fn sync(&self) -> Result<(), LogError> {
+        if active(Mutant::FolderUnsynced) {
+            return Ok(());
+        }
         self.disk.sync_dir(&self.path).map_err(|source| failed("sync folder", &self.path, source))
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvd_core::event::{Event, KeyValue};
 use kvd_core::ids::Revision;
+use kvd_core::mutants::{Mutant, active};
 use kvd_core::watch::encode_event;
 
 use super::{Found, Hub, State, Wanted, Watcher, WatcherKey};
@@ -111,7 +112,7 @@ impl Hub {
         for key in &class.live {
             let Some(watcher) = self.watchers.get_mut(key) else { continue };
             let Some(stream) = self.streams.get(&watcher.stream) else { continue };
-            if revision < watcher.next {
+            if revision < watcher.next && !active(Mutant::EventTwice) {
                 continue;
             }
             let message = Message::Events {
@@ -140,6 +141,9 @@ impl Hub {
         }
         let from = self.revision.next();
         self.revision = to;
+        if active(Mutant::GapIgnored) {
+            return;
+        }
         let is_missing_out =
             |watcher: &Watcher| matches!(watcher.state, State::Live(_)) && watcher.next <= to;
         let missing_out = self.watchers.iter().filter(|(_, watcher)| is_missing_out(watcher));

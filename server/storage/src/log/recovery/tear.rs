@@ -2,6 +2,8 @@
 
 use std::io;
 
+use kvd_core::mutants::{Mutant, active};
+
 use super::super::LogError;
 use super::super::frame::{Header, Life, SECTOR, SECTOR_BYTES};
 use super::super::segment::{Window, failed, is_old};
@@ -35,6 +37,8 @@ impl Tear<'_> {
             old_within |= at < frame_end && is_old(sector, self.former);
             at += SECTOR_BYTES;
         }
+        old_within |= active(Mutant::RotCut);
+        old_within &= !ours || !active(Mutant::TornTailRefused);
         if old_within { Ok(ours) } else { Err(Trouble::Damage("a frame has changed")) }
     }
 }
