@@ -5,6 +5,7 @@
 
 mod dependencies;
 mod documents;
+mod mutants;
 mod ranks;
 mod shape;
 mod source;

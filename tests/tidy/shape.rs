@@ -81,9 +81,11 @@ fn judged(what: &str, lines: usize, limit: usize, most: Option<usize>) -> Option
     }
 }
 
-/// Unit tests stand at a file's end and may be as long as they need to be.
+/// Unit tests stand at a file's end and may be as long as they need to be. Lines that name a mutant are in no
+/// release.
 fn lines_before_tests(text: &str) -> usize {
-    text.lines().take_while(|line| *line != "#[cfg(test)]").count()
+    let product = text.lines().take_while(|line| *line != "#[cfg(test)]");
+    product.filter(|line| !line.contains("Mutant")).count()
 }
 
 /// Each function's name and lines, from `fn` to its closing brace; those without a body are left
