@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use kvd_core::checkpoint::{BlockId, Checkpoint, CheckpointStore, Meta, StoreError, Table};
-use kvd_storage::datadir::DataDir;
+use kvd_storage::datadir::{DataDir, Divergence};
 use kvd_storage::fs::Disk;
 use kvd_storage::receive::Receiver;
 use kvd_storage::sled_store::{OpenError, SledStore, StoreOptions};
@@ -98,6 +98,16 @@ impl Stores for SledStores {
         let store = SledStore::open(&path, options).map_err(|error| failed(error.to_string()))?;
         let receiver = Receiver::new(store)?;
         Ok(Box::new(New { receiver, number, shared: Arc::clone(&self.shared) }))
+    }
+
+    fn divergence(&self) -> Result<Divergence, StoreError> {
+        let noted = self.shared.data_dir().divergence();
+        noted.map_err(|error| StoreError::Failed(error.to_string()))
+    }
+
+    fn note_divergence(&self, divergence: &Divergence) -> Result<(), StoreError> {
+        let noted = self.shared.data_dir().note_divergence(divergence);
+        noted.map_err(|error| StoreError::Failed(error.to_string()))
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kvd_core::checkpoint::{BlockId, CheckpointStore, Meta, StoreError, Table};
+use kvd_storage::datadir::Divergence;
 
 /// The stores of one member.
 pub trait Stores: Send + Sync {
@@ -17,6 +18,12 @@ pub trait Stores: Send + Sync {
 
     /// A new, empty store, not yet live. One that never becomes live is deleted at the next start.
     fn create(&self) -> Result<Box<dyn NewStore>, StoreError>;
+
+    /// What is noted of states that differed from the majority's. While it says so, the live store is not used.
+    fn divergence(&self) -> Result<Divergence, StoreError>;
+
+    /// Notes it durably.
+    fn note_divergence(&self, divergence: &Divergence) -> Result<(), StoreError>;
 }
 
 /// A store that is being filled.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use kvd_core::checkpoint::mem::{Fault, MemStore};
 use kvd_core::checkpoint::{BlockId, Checkpoint, CheckpointStore, Meta, StoreError, Table};
+use kvd_storage::datadir::Divergence;
 
 use super::{FinishedStore, NewStore, Stores};
 
@@ -14,26 +15,27 @@ use super::{FinishedStore, NewStore, Stores};
 pub struct MemStores {
     live: Arc<Mutex<Arc<MemStore>>>,
     broken: Option<String>,
+    divergence: Arc<Mutex<Divergence>>,
 }
 
 impl MemStores {
     /// A member that never had a checkpoint.
     #[must_use]
     pub fn new() -> Self {
-        Self::of(MemStore::new(), None)
+        Self::of(MemStore::new(), None, Divergence::default())
     }
 
     /// What is left after the process died.
     #[must_use]
     pub fn crash(&self) -> Self {
-        Self::of(self.lock().crash(), None)
+        Self::of(self.lock().crash(), None, self.noted().clone())
     }
 
     /// What a start finds after the process died and its checkpoints cannot be used: they are out of the way,
     /// an empty store stands in their place, and [`Self::broken`] says why until the next crash (hazard A5).
     #[must_use]
     pub fn crash_broken(&self, reason: &str) -> Self {
-        Self::of(MemStore::new(), Some(reason.to_owned()))
+        Self::of(MemStore::new(), Some(reason.to_owned()), self.noted().clone())
     }
 
     /// Why the checkpoints that were there are of no use, if so: for [`World::broken`](crate::bootstrap::World).
@@ -54,12 +56,18 @@ impl MemStores {
         self.lock().is_cut()
     }
 
-    fn of(store: MemStore, broken: Option<String>) -> Self {
-        Self { live: Arc::new(Mutex::new(Arc::new(store))), broken }
+    fn of(store: MemStore, broken: Option<String>, divergence: Divergence) -> Self {
+        let live = Arc::new(Mutex::new(Arc::new(store)));
+        // The process that died must not note anything for the next.
+        Self { live, broken, divergence: Arc::new(Mutex::new(divergence)) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<MemStore>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Divergence> {
+        self.divergence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -77,6 +85,15 @@ impl Stores for MemStores {
     fn create(&self) -> Result<Box<dyn NewStore>, StoreError> {
         let (blocks, rows) = (Vec::new(), Vec::new());
         Ok(Box::new(New { blocks, rows, stores: self.clone() }))
+    }
+
+    fn divergence(&self) -> Result<Divergence, StoreError> {
+        Ok(self.noted().clone())
+    }
+
+    fn note_divergence(&self, divergence: &Divergence) -> Result<(), StoreError> {
+        *self.noted() = divergence.clone();
+        Ok(())
     }
 }
 

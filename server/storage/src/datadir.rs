@@ -5,12 +5,14 @@
 //!   LOCK         held while the process lives
 //!   FORMAT       text: format version, cluster id, member id, incarnation, hash function, checksum
 //!   CURRENT      text: which state-<n> is live
+//!   DIVERGED     text, rarely there: the live state is not the majority's, and how often that was so
 //!   wal/         the log
 //!   state-<n>/   a checkpoint store
 //! ```
 //! It promises that FORMAT and CURRENT are replaced as a whole and durably, and that a directory that is not
 //! ours, damaged or newer is refused with one clear line. It does not know what is in the log or in a state.
 
+mod divergence;
 mod texts;
 
 use std::io;
@@ -19,6 +21,7 @@ use std::sync::Arc;
 
 use kvd_core::ids::{ClusterId, Incarnation, MemberId};
 
+pub use self::divergence::Divergence;
 use self::texts::{Flaw, current_text, format_text, parse_current, parse_format};
 use crate::fs::{Disk, DiskFile, OpenMode};
 use crate::sled_store;
@@ -27,6 +30,7 @@ const MEMBER: &str = "member";
 const LOCK: &str = "member/LOCK";
 const FORMAT: &str = "member/FORMAT";
 const CURRENT: &str = "member/CURRENT";
+const DIVERGED: &str = "member/DIVERGED";
 const WAL: &str = "member/wal";
 
 /// The newest format of a data directory that this program reads, and the one it writes.
@@ -387,7 +391,7 @@ mod tests {
     use super::texts::with_crc;
     use super::*;
 
-    const IDENTITY: Identity = Identity {
+    pub(super) const IDENTITY: Identity = Identity {
         cluster: ClusterId(0xcdf8_181e_3227_7449),
         member: MemberId(0x8e9e_05c5_2164_694d),
         incarnation: Incarnation(7),

@@ -20,7 +20,7 @@ pub(super) fn with_crc(body: String) -> String {
 }
 
 /// The text before a right checksum; every version of a file ends in one.
-fn without_crc(text: &str) -> Option<&str> {
+pub(super) fn without_crc(text: &str) -> Option<&str> {
     let at = text.rfind("crc ")?;
     let body = text.get(..at)?;
     (with_crc(body.to_owned()) == text).then_some(body)
