@@ -5,6 +5,9 @@
 //! this member. It never waits for a reader, a client or a watcher (hazard B1). Between slices it does bounded
 //! steps of physical compaction and hands checkpoints to the checkpointer.
 
+#[cfg(any(test, feature = "testing"))]
+mod forge;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::feed::{Changes, Feed};
 use crate::lease_clock::LeaseClock;
 use crate::limits::{APPLY_SLICE_ENTRIES, CHECKPOINT_BYTES, UNSEALED_BYTES_MAX};
+use crate::samples::Samples;
 use crate::threads::{Threads, Worker, drop_aside, serve_queue};
 
 /// Work that may wait for the applier; openraft has one batch in flight, checkpoints and ticks are few.
@@ -116,6 +120,9 @@ pub(crate) struct Applier {
     queue: mpsc::Sender<Work>,
     published: Published,
     feed: Feed,
+    samples: Samples,
+    #[cfg(any(test, feature = "testing"))]
+    forge: forge::Forge,
 }
 
 /// Where the applier sends what must become durable, with the generation of the state: a state that was
@@ -124,7 +131,8 @@ pub(crate) type SendCheckpoint = Box<dyn FnMut(u64, Checkpoint) + Send>;
 
 impl Applier {
     /// Starts the applier on a state. `send_checkpoint` must not block; a checkpoint is cut after `entries_max`
-    /// entries, or sooner; `fatal` is told why the member must stop; `leases` follows what becomes of leases.
+    /// entries, or sooner; `fatal` is told why the member must stop; `leases` follows what becomes of leases;
+    /// `samples` are for the comparison with other members.
     pub(crate) fn start(
         threads: Threads,
         mut state: State,
@@ -132,11 +140,14 @@ impl Applier {
         entries_max: u64,
         fatal: Box<dyn Fn(String) + Send>,
         leases: LeaseClock,
+        samples: Samples,
     ) -> std::io::Result<Self> {
         let published = Published::new(state.publish());
         leases.load(&published.view());
         let (queue, work) = mpsc::channel(QUEUE);
         let feed = Feed::default();
+        #[cfg(any(test, feature = "testing"))]
+        let forge = forge::Forge::default();
         let worker = ApplyWorker {
             threads,
             entries_max,
@@ -152,14 +163,35 @@ impl Applier {
             void: false,
             fatal,
             leases,
+            samples: samples.clone(),
+            #[cfg(any(test, feature = "testing"))]
+            forge: forge.clone(),
         };
         serve_queue(threads, "apply", work, worker)?;
-        Ok(Self { queue, published, feed })
+        Ok(Self {
+            queue,
+            published,
+            feed,
+            samples,
+            #[cfg(any(test, feature = "testing"))]
+            forge,
+        })
     }
 
     /// What is applied from now on, for watchers.
     pub(crate) fn feed(&self) -> &Feed {
         &self.feed
+    }
+
+    /// What the state was like at indexes that all members sample.
+    pub(crate) fn samples(&self) -> &Samples {
+        &self.samples
+    }
+
+    /// The next put is applied with this value instead of its own.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn forge_next_put(&self, value: bytes::Bytes) {
+        self.forge.arm(value);
     }
 
     /// What everybody may see.
@@ -233,6 +265,9 @@ struct ApplyWorker {
     void: bool,
     fatal: Box<dyn Fn(String) + Send>,
     leases: LeaseClock,
+    samples: Samples,
+    #[cfg(any(test, feature = "testing"))]
+    forge: forge::Forge,
 }
 
 impl Worker<Work> for ApplyWorker {
@@ -272,6 +307,7 @@ impl Worker<Work> for ApplyWorker {
             }
             Work::Install(generation, state, done) => {
                 let replaced = std::mem::replace(&mut self.state, *state);
+                self.samples.clear();
                 self.generation = generation;
                 self.checkpointed_at = self.state.applied().index;
                 self.checkpoint_in_flight = false;
@@ -331,7 +367,10 @@ impl ApplyWorker {
         while entries.peek().is_some() {
             let mut revisions = Vec::new();
             for (entry, reply) in entries.by_ref().take(APPLY_SLICE_ENTRIES) {
+                #[cfg(any(test, feature = "testing"))]
+                let entry = self.forge.pass(entry);
                 let mut applied = self.state.apply(&entry, reply.is_some())?;
+                self.samples.note(&self.state);
                 let events = std::mem::take(&mut applied.events);
                 if !events.is_empty() {
                     revisions.push(events);
@@ -399,6 +438,7 @@ mod tests {
     use kvd_core::state::Options;
 
     use super::*;
+    use crate::limits::STATE_SAMPLES_KEPT;
 
     struct Scene {
         applier: Applier,
@@ -418,7 +458,9 @@ mod tests {
         let fatal = Box::new(move |text| reason.send(text).unwrap());
         let leases = LeaseClock::new(std::time::Duration::from_secs(1));
         let state = empty_state();
-        let applier = Applier::start(Threads::Os, state, send, entries_max, fatal, leases).unwrap();
+        let samples = Samples::new(4);
+        let applier =
+            Applier::start(Threads::Os, state, send, entries_max, fatal, leases, samples).unwrap();
         Scene { applier, checkpoints, reasons }
     }
 
@@ -451,5 +493,26 @@ mod tests {
         scene.applier.apply(vec![entry(2, None), entry(3, None)]).await.unwrap();
         assert!(waiting.await.unwrap() >= Index(2));
         assert_eq!(published.at_least(Index(3)).await.at().index, Index(3));
+    }
+
+    /// Whatever slices and batches the entries come in.
+    #[tokio::test]
+    async fn a_sample_is_taken_at_every_index_that_is_due() {
+        let scene = scene(u64::MAX);
+        let batch = |from, to| (from..=to).map(|index| entry(index, None)).collect();
+        scene.applier.apply(batch(1, 3)).await.unwrap();
+        assert_eq!(scene.applier.samples().all(), []);
+        let last = 4 * (STATE_SAMPLES_KEPT as u64 + 3) + 1;
+        scene.applier.apply(batch(4, last)).await.unwrap();
+        let indexes: Vec<u64> =
+            scene.applier.samples().all().iter().map(|sample| sample.index.0).collect();
+        let kept: Vec<u64> = (4..=last / 4).map(|number| 4 * number).collect();
+        assert_eq!(indexes, kept, "the newest");
+
+        let (done, installed) = oneshot::channel();
+        let install = Work::Install(1, Box::new(empty_state()), done);
+        scene.applier.send(install).await.unwrap();
+        installed.await.unwrap();
+        assert_eq!(scene.applier.samples().all(), [], "of a state that was replaced");
     }
 }

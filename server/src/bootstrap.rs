@@ -6,8 +6,8 @@ mod recover;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kvd_core::checkpoint::Meta;
@@ -22,9 +22,11 @@ use tokio::sync::{mpsc, watch};
 use crate::apply::Applier;
 use crate::checkpoint_lane::{CheckpointLane, Room};
 use crate::fatal::FatalSignal;
+use crate::fence::Fence;
 use crate::lease_clock::LeaseClock;
 use crate::log_lane::{self, Random, SyncDelay};
 use crate::net::Net;
+use crate::node::agreement;
 use crate::node::leases::{Leases, Parts as LeaseParts};
 use crate::node::peer_side::PeerSide;
 use crate::node::propose::Proposer;
@@ -35,6 +37,7 @@ use crate::node::{Node, NodeLimits};
 use crate::peer::identity::Identity;
 use crate::peer::pool::Peers;
 use crate::raft::{Checkpoints, Installer, Parts, Raft, RaftConfig, SnapshotSender};
+use crate::samples::Samples;
 use crate::shutdown::Shutdown;
 use crate::stores::Stores;
 use crate::threads::{ReaderPool, Threads};
@@ -125,6 +128,7 @@ pub struct Starting {
     readers: ReaderPool,
     log: RaftLog,
     sender: SnapshotSender,
+    fence: Fence,
     /// What peers talk to.
     pub peer_side: Arc<PeerSide>,
 }
@@ -138,11 +142,13 @@ pub fn open(config: MemberConfig, world: World) -> Result<Starting, StartError> 
     };
     let log = open_log(&world)?;
     let readers = ReaderPool::start(world.threads)?;
-    let sender = SnapshotSender::new(readers.clone(), SNAPSHOT_BYTES_PER_SECOND);
+    let fence = Fence::new();
+    let sender = SnapshotSender::new(readers.clone(), SNAPSHOT_BYTES_PER_SECOND, fence.clone());
     let peers = Peers::new(own, Arc::clone(&world.net));
-    let peer_side =
-        Arc::new(PeerSide::new(own, sender.clone(), world.space.clone(), world.fatal.clone()));
-    Ok(Starting { config, world, own, peers, readers, log, sender, peer_side })
+    let (space, fatal) = (world.space.clone(), world.fatal.clone());
+    let peer_side = PeerSide::new(own, sender.clone(), space, fatal, fence.clone());
+    let peer_side = Arc::new(peer_side);
+    Ok(Starting { config, world, own, peers, readers, log, sender, fence, peer_side })
 }
 
 fn open_log(world: &World) -> Result<RaftLog, StartError> {
@@ -245,7 +251,8 @@ impl Starting {
         let send = Box::new(move |generation, checkpoint| lane.send(generation, checkpoint));
         let entries_max = self.config.snapshot_count;
         let fatal = Box::new(move |reason| fatal.raise(reason));
-        Ok(Applier::start(self.world.threads, state, send, entries_max, fatal, leases)?)
+        let samples = Samples::new(self.config.limits.state_sample_entries);
+        Ok(Applier::start(self.world.threads, state, send, entries_max, fatal, leases, samples)?)
     }
 
     fn last_checkpoint(&self) -> Result<Option<Meta>, StartError> {
@@ -334,6 +341,8 @@ impl Starting {
             leader_changes: AtomicU64::new(0),
             fatal: self.world.fatal.clone(),
             watches: Arc::new(watches),
+            fence: self.fence.clone(),
+            odd_members: Mutex::default(),
         })
     }
 
@@ -361,6 +370,8 @@ impl Starting {
         tokio::spawn(upkeep::checkpoint_regularly(applier, shutdown.clone()));
         tokio::spawn(upkeep::follow_leadership(Arc::clone(node), shutdown.clone()));
         tokio::spawn(upkeep::set_cluster_version(Arc::clone(node), shutdown.clone()));
+        let stores = Arc::clone(&self.world.stores);
+        tokio::spawn(agreement::compare(Arc::clone(node), stores, shutdown.clone()));
         tokio::spawn(upkeep::become_ready(
             Arc::clone(node),
             self.config.name.clone(),

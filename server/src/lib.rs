@@ -11,6 +11,7 @@ pub mod demo;
 pub mod dev;
 pub mod fatal;
 mod feed;
+pub mod fence;
 pub mod http;
 mod lease_clock;
 pub mod limits;
@@ -24,6 +25,7 @@ pub mod node;
 mod peer;
 pub mod process;
 mod raft;
+mod samples;
 pub mod service;
 pub mod shutdown;
 pub mod sled_stores;
@@ -33,4 +35,4 @@ pub mod threads;
 
 mod run;
 
-pub use run::run;
+pub use run::{Ending, run};

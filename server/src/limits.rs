@@ -68,6 +68,25 @@ pub const PROPOSAL_BYTES_IN_FLIGHT_MAX: usize = 64 << 20;
 /// while catches up from the log and not by snapshot (hazard A5).
 pub const LOG_RETAINED_BYTES: u64 = 64 << 20;
 
+/// Entries between two samples of the state's hashes (hazard B10). The same on all members, or they have few
+/// indexes to compare at.
+pub const STATE_SAMPLE_ENTRIES: u64 = 1024;
+
+/// Samples that a member keeps: a peer may be so many of them behind and is still compared.
+pub(crate) const STATE_SAMPLES_KEPT: usize = 64;
+
+/// How often members compare their samples.
+pub const STATE_COMPARE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a difference may wait for a voter that could decide who is wrong; then nobody is trusted to be right.
+pub(crate) const STATE_UNDECIDED_MAX: Duration = Duration::from_secs(10);
+
+/// Rebuilds of a diverged state in a row; beyond it the machine is at fault and a person must look.
+pub(crate) const STATE_REBUILDS_MAX: u32 = 3;
+
+/// Time in which a rebuilt member agrees with the others until its rebuilds are forgotten.
+pub(crate) const STATE_REBUILDS_FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+
 /// Leases that one entry renews at most: a few kilobytes, applied in well under a millisecond.
 pub const LEASE_RENEWALS_PER_ENTRY_MAX: usize = 1000;
 

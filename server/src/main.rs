@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use kvd::Ending;
 use kvd::config::{self, Config, Invocation};
 use kvd::shutdown::Shutdown;
 
@@ -41,7 +42,11 @@ fn serve(config: Config) -> ExitCode {
         .map_err(Into::into)
         .and_then(|()| kvd::run(config, shutdown));
     match served {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ending::Stopped) => ExitCode::SUCCESS,
+        Ok(Ending::Rebuild) => {
+            let error = kvd::process::start_again();
+            complain(&format!("kvd: the process could not start itself again: {error}\n"), 1)
+        }
         Err(error) => complain(&format!("kvd: {error:#}\n"), 1),
     }
 }

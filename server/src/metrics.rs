@@ -54,6 +54,7 @@ pub struct Metrics {
     grpc_started: Family<[Label; 3], Counter>,
     grpc_handled: Family<[Label; 4], Counter>,
     cluster_version: Family<[(&'static str, String); 1], Gauge>,
+    state_differs: Family<[(&'static str, String); 1], Gauge>,
     figures: Figures,
     /// Seconds that syncs of the Raft log took.
     pub wal_fsync_seconds: Histogram,
@@ -135,6 +136,7 @@ impl Metrics {
             grpc_started: Family::default(),
             grpc_handled: Family::default(),
             cluster_version: Family::default(),
+            state_differs: Family::default(),
             figures: Figures::default(),
             wal_fsync_seconds,
         };
@@ -156,6 +158,14 @@ impl Metrics {
         self.cluster_version.clear();
         if let Some(version) = version {
             self.cluster_version.get_or_create(&[("cluster_version", version)]).set(1);
+        }
+    }
+
+    /// Each member, and whether its state is known to differ from the majority's.
+    pub(crate) fn set_state_differs(&self, members: impl Iterator<Item = (String, bool)>) {
+        self.state_differs.clear();
+        for (member, differs) in members {
+            self.state_differs.get_or_create(&[("member", member)]).set(i64::from(differs));
         }
     }
 
@@ -206,6 +216,11 @@ impl Metrics {
             "etcd_cluster_version",
             "Version of the cluster, as label",
             cluster_version,
+        );
+        registry.register(
+            "kvd_state_hash_diverged",
+            "Whether a member's state is known here to differ from the majority's",
+            self.state_differs.clone(),
         );
     }
 
@@ -355,12 +370,17 @@ mod tests {
         metrics.set_cluster_version(Some("3.6".into()));
         metrics.wal_fsync_seconds.observe(0.0015);
         metrics.figures().set_leader_changes(2);
+        let members = [("1a".to_owned(), false), ("2b".to_owned(), true)];
+        metrics.set_state_differs(members.into_iter());
         let text = metrics.prometheus_text().unwrap();
         let lines: std::collections::BTreeSet<&str> = text.lines().collect();
         for line in [
             "etcd_server_id{server_id=\"8e9e05c52164694d\"} 1",
             "etcd_server_version{server_version=\"3.6.14\"} 1",
             "etcd_cluster_version{cluster_version=\"3.6\"} 1",
+            "# TYPE kvd_state_hash_diverged gauge",
+            "kvd_state_hash_diverged{member=\"1a\"} 0",
+            "kvd_state_hash_diverged{member=\"2b\"} 1",
             "# TYPE etcd_server_has_leader gauge",
             "etcd_server_has_leader 0",
             "etcd_server_is_leader 0",

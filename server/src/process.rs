@@ -1,6 +1,8 @@
 //! What belongs to the process and not to a member: signals, and what a panic does.
 
 use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -19,6 +21,18 @@ pub fn abort_on_panic() {
         report(panic);
         std::process::abort();
     }));
+}
+
+/// Starts this program again in the same process, with the same arguments: what a member does that needs
+/// another state, whether or not somebody watches over it. Returns only where that fails.
+///
+/// Every file, socket and lock is closed by it, and every thread ends.
+#[must_use]
+pub fn start_again() -> io::Error {
+    match std::env::current_exe() {
+        Ok(program) => Command::new(program).args(std::env::args_os().skip(1)).exec(),
+        Err(error) => error,
+    }
 }
 
 /// Stops on SIGTERM and SIGINT, and when a parent that asked for it has gone.

@@ -21,7 +21,7 @@ use tokio::sync::{oneshot, watch};
 use crate::bootstrap::{self, MemberConfig, World};
 use crate::config::{ClusterState, Config, ETCD_VERSION, Url};
 use crate::fatal::FatalSignal;
-use crate::limits::CHECKPOINT_BYTES;
+use crate::limits::{CHECKPOINT_BYTES, STATE_COMPARE_INTERVAL, STATE_SAMPLE_ENTRIES};
 use crate::listen::{self, ConnectionLimits};
 use crate::metrics::Metrics;
 use crate::net::{Net, Tcp};
@@ -40,8 +40,17 @@ const START_BYTES: u64 = SEGMENT_BYTES + (16 << 20);
 /// How often the device's free room is looked at.
 const SPACE_POLL: Duration = Duration::from_secs(1);
 
-/// Serves one member until the signal to stop; an error is one line that says what is wrong.
-pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+/// How a member's life ends when nothing is wrong with the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It was told to stop.
+    Stopped,
+    /// Its state differs from the majority's: it is to be started again, and then fetches another.
+    Rebuild,
+}
+
+/// Serves one member until it ends; an error is one line that says what is wrong.
+pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<Ending> {
     let services = runtime::Builder::new_current_thread().enable_all().build()?;
     let fatal = FatalSignal::new();
     services.block_on(async {
@@ -53,7 +62,7 @@ pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
             node = member => node?,
             reason = fatal.raised() => bail!("{reason}"),
             // Nobody was served yet, and what is durable stays.
-            () = shutdown.begun() => return Ok(()),
+            () = shutdown.begun() => return Ok(Ending::Stopped),
         };
         let metrics = Arc::new(Metrics::new(&node.header().member_id.to_string(), ETCD_VERSION));
         let router = client_router(&node, &metrics, &shutdown)?;
@@ -73,10 +82,13 @@ pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
             let router = http::metrics_router(Arc::clone(&node), Arc::clone(&metrics));
             serving.spawn(listen::serve(listener, router, stop_listening.clone(), limits.clone()));
         }
-        tokio::select! {
-            () = shutdown.begun() => {}
+        let ending = tokio::select! {
+            () = shutdown.begun() => Ending::Stopped,
+            () = node.fence().rebuild_asked() => Ending::Rebuild,
             reason = fatal.raised() => bail!("{reason}"),
-        }
+        };
+        // Open streams and the member's own duties end with it.
+        shutdown.begin();
         tracing::info!("stopping: leadership is handed over, requests under way end");
         let stopped = async {
             node.drain().await;
@@ -85,7 +97,7 @@ pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
             node.stop().await;
         };
         tokio::select! {
-            () = stopped => Ok(()),
+            () = stopped => Ok(ending),
             reason = fatal.raised() => bail!("{reason}"),
         }
     })
@@ -183,6 +195,10 @@ fn open_world(
     let mut data_dir = DataDir::open(Arc::clone(&disk), &config.data_dir)?;
     let identity = identity(config, &mut data_dir)?;
     let (wal, space) = (data_dir.wal().to_owned(), watch_space(&disk, shutdown)?);
+    if data_dir.divergence()?.is_diverged() {
+        let kept = data_dir.set_aside()?;
+        tracing::warn!(kept = ?kept, "a state that differed from the majority's is set aside");
+    }
     // The ballast is for this: a member that starts on a full disk can take up its work.
     if let Err(error) = space.0.make_room(START_BYTES) {
         tracing::warn!(%error, "the ballast was not let go");
@@ -281,6 +297,8 @@ fn member_config(config: &Config, identity: Identity) -> MemberConfig {
             election_ms: config.election_ms,
             heartbeat_ms: config.heartbeat_ms,
             watch_progress_interval: config.watch_progress_interval,
+            state_sample_entries: STATE_SAMPLE_ENTRIES,
+            state_compare_interval: STATE_COMPARE_INTERVAL,
         },
         snapshot_count: config.snapshot_count,
         snapshot_catchup_entries: config.snapshot_catchup_entries,

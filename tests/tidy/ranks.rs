@@ -7,10 +7,10 @@ use crate::source::{code_only, rust_files, words};
 /// ranked by the longest row that it starts with.
 const RANKS: &[(u8, &[&str])] = &[
     // Bounds, names, ports: know nothing of the server.
-    (0, &["limits", "metrics", "shutdown", "config", "threads", "fatal", "net", "stores"]),
+    (0, &["limits", "metrics", "shutdown", "config", "threads", "fatal", "fence", "net", "stores"]),
     (1, &["telemetry", "member_id", "sled_stores", "checkpoint_lane", "log_lane", "local_cluster"]),
     // What applying feeds.
-    (1, &["feed", "lease_clock"]),
+    (1, &["feed", "lease_clock", "samples"]),
     // The only writer of the state; connections to peers.
     (2, &["apply", "peer"]),
     // Consensus.

@@ -124,6 +124,22 @@ impl State {
         &self.membership
     }
 
+    /// The store's revision, published or not.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The compaction mark; `None` when never compacted (rule M10).
+    pub fn compacted(&self) -> Option<Revision> {
+        self.compacted
+    }
+
+    /// The continuous hashes after the last entry applied, published or not. Costs no more than reading them.
+    pub fn hash(&self) -> StateHash {
+        let keys = self.shared.read().index.hash();
+        StateHash { live: keys.wrapping_add(self.rows.hash()), history: self.history_hash }
+    }
+
     /// What a checkpoint of this moment must write; the caller writes it elsewhere while apply goes on. One
     /// that failed for lack of room is tried again as it is: the next one does not repeat what it holds.
     pub fn checkpoint(&mut self) -> Checkpoint {
@@ -367,11 +383,6 @@ impl State {
         self.history_hash = written.history_hash;
         self.revision = written.revision;
         Done { events: written.events, ..Done::nothing(response) }
-    }
-
-    fn hash(&self) -> StateHash {
-        let keys = self.shared.read().index.hash();
-        StateHash { live: keys.wrapping_add(self.rows.hash()), history: self.history_hash }
     }
 
     fn picture(&self) -> View {

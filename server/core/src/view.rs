@@ -21,7 +21,7 @@ pub use crate::mvcc::hash::KvHash;
 pub use crate::mvcc::history::{Access, ReadError};
 
 /// The continuous hashes of the state (hazard C2): equal on all members at one index.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StateHash {
     /// Sum over all live rows.
     pub live: u64,

@@ -1,15 +1,19 @@
 //! What a starting member learns from its peers: whether its id is in use, and the state where its own is of
 //! no use.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvd_core::ids::{Index, LogId, MemberId};
 use kvd_core::state::{Options as StateOptions, State};
 use kvd_proto::peer::{FetchStateRequest, HelloReply, HelloRequest};
+use kvd_storage::datadir::Divergence;
 use kvd_storage::log::RaftLog;
 use tokio::sync::oneshot;
 
 use super::{StartError, Starting};
+use crate::node::agreement;
+use crate::node::agreement::verdict::contradicted;
 use crate::peer::identity::PROTOCOL;
 use crate::peer::pool::{Lane, within};
 use crate::raft::Installer;
@@ -64,6 +68,10 @@ impl Starting {
     pub(super) async fn recover(&self, installer: &Installer) -> Result<State, StartError> {
         let log = self.log.state();
         let purged = log.purged.map_or(Index(0), |purged| purged.index);
+        let noted = self.divergence().await?;
+        if noted.is_diverged() {
+            return self.rebuild(installer, purged, noted).await;
+        }
         // Takes seconds, in which peers that start as well want to know who is here.
         let live = self.world.stores.live();
         let opened = self
@@ -83,19 +91,56 @@ impl Starting {
             (None, Err(error)) => error.to_string(),
         };
         tracing::warn!(reason = %unusable, "no usable checkpoint; fetching the state from a peer");
-        self.fetch(installer, purged, &unusable).await
+        let others: Vec<_> = self.others().collect();
+        self.fetch(installer, &others, purged, &unusable).await
     }
 
-    /// Fetches the state of any peer at or after an index (hazard A5).
+    async fn divergence(&self) -> Result<Divergence, StartError> {
+        let stores = Arc::clone(&self.world.stores);
+        let noted = self.readers.run(move || stores.divergence()).await;
+        let noted = noted.ok_or_else(|| StartError::Storage("the readers have stopped".into()))?;
+        noted.map_err(|error| StartError::Storage(error.to_string()))
+    }
+
+    /// This member's state was found to differ from the majority's: log and vote stay, the state is that of one
+    /// of the majority, whole (hazard B10).
+    async fn rebuild(
+        &self,
+        installer: &Installer,
+        purged: Index,
+        noted: Divergence,
+    ) -> Result<State, StartError> {
+        let reason = "it differed from the majority's";
+        tracing::warn!(rebuilds = noted.rebuilds, "the state {reason}; fetching a peer's");
+        let from: Vec<_> = self.others().filter(|(id, _)| noted.fetch_from.contains(id)).collect();
+        let state = self.fetch(installer, &from, purged, reason).await?;
+        // Only now: until the new state is the live one, no start may use the old one.
+        let stores = Arc::clone(&self.world.stores);
+        let good = Divergence { fetch_from: Vec::new(), rebuilds: noted.rebuilds };
+        let noted = self.readers.run(move || stores.note_divergence(&good)).await;
+        let noted = noted.ok_or_else(|| StartError::Storage("the readers have stopped".into()))?;
+        noted.map_err(|error| StartError::Storage(error.to_string()))?;
+        tracing::info!(applied = %state.applied(), "the state is the majority's");
+        Ok(state)
+    }
+
+    /// The other members, with their peer URLs.
+    fn others(&self) -> impl Iterator<Item = (MemberId, Vec<String>)> {
+        let own = self.own.member_id;
+        let founders = self.config.founders.iter().filter(move |(id, _)| **id != own);
+        founders.map(|(id, urls)| (*id, urls.clone()))
+    }
+
+    /// Fetches the state of any of these peers at or after an index (hazard A5); not of one that is contradicted
+    /// by another: a wrong state must not spread (hazard B10).
     async fn fetch(
         &self,
         installer: &Installer,
+        from: &[(MemberId, Vec<String>)],
         index_min: Index,
         reason: &str,
     ) -> Result<State, StartError> {
-        let others: Vec<_> =
-            self.config.founders.iter().filter(|(id, _)| **id != self.own.member_id).collect();
-        if others.is_empty() {
+        if from.is_empty() {
             return Err(StartError::Storage(format!(
                 "the checkpoint cannot be used ({reason}) and there is no peer to fetch it from: \
                  restore the data directory from a backup"
@@ -103,8 +148,16 @@ impl Starting {
         }
         let fetched = async {
             loop {
-                for (id, urls) in &others {
-                    match self.fetch_from(installer, **id, urls, index_min).await {
+                let told = agreement::ask(&self.peers, self.others().collect(), GREETING).await;
+                for (id, urls) in from {
+                    if let Some((index, by)) = contradicted(*id, &told) {
+                        tracing::error!(
+                            member = %id, %index, %by,
+                            "this peer's state differs from another's and is not taken"
+                        );
+                        continue;
+                    }
+                    match self.fetch_from(installer, *id, urls, index_min).await {
                         Ok(state) => return state,
                         Err(error) => {
                             tracing::warn!(member = %id, %error, "no state from this peer");

@@ -47,6 +47,9 @@ impl Check {
     async fn run(self, node: &Node) -> Result<(), String> {
         match self {
             Self::DataCorruption => {
+                if node.fence().is_raised() {
+                    return Err("the state of this member differs from the majority's".to_owned());
+                }
                 let corrupt =
                     node.view().alarms().iter().any(|(_, kind)| *kind == AlarmKind::Corrupt);
                 if corrupt { Err("alarm activated: CORRUPT".to_owned()) } else { Ok(()) }
@@ -77,7 +80,9 @@ pub(super) async fn health(State(member): State<Member>, RawQuery(query): RawQue
 async fn health_reason(node: &Node, query: &Query) -> Result<(), String> {
     let excluded: Vec<&str> = query.all("exclude").collect();
     let view = node.view();
-    let alarms = view.alarms().iter().map(|(_, kind)| alarm_name(*kind));
+    // A member that knows itself to be wrong says so as if it had raised the alarm.
+    let fenced = node.fence().is_raised().then_some(AlarmKind::Corrupt);
+    let alarms = view.alarms().iter().map(|(_, kind)| *kind).chain(fenced).map(alarm_name);
     if let Some(alarm) = alarms.into_iter().find(|name| !excluded.contains(name)) {
         return Err(format!("ALARM {alarm}"));
     }

@@ -15,7 +15,9 @@ use crate::service::convert::maintenance::quota_bytes;
 /// The metrics as text; as OpenMetrics if asked for.
 pub(super) async fn answer(State(member): State<Member>, headers: HeaderMap) -> Response {
     let metrics = &member.metrics;
-    set_node(metrics.figures(), &member.node.status());
+    let status = member.node.status();
+    set_node(metrics.figures(), &status);
+    metrics.set_state_differs(status.state_differs.iter().map(|(id, odd)| (id.to_string(), *odd)));
     set_process(metrics.figures());
     let version = member.node.view().cluster_version();
     metrics.set_cluster_version(version.map(|it| format!("{}.{}", it.major, it.minor)));

@@ -1,5 +1,6 @@
 //! The member's handle: what services use. Parts do the work; this file names them and hands on.
 
+pub(crate) mod agreement;
 pub(crate) mod leases;
 pub(crate) mod peer_side;
 pub(crate) mod propose;
@@ -8,8 +9,9 @@ pub mod request;
 pub(crate) mod upkeep;
 pub mod watch;
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kvd_core::command::{AlarmChange, AlarmKind, Command};
@@ -29,6 +31,7 @@ pub use self::request::{Consistency, Header, RequestError, Status, Unavailable};
 use self::watch::{WatchMessages, WatchStream, Watches};
 use crate::apply::{Applier, Published};
 use crate::fatal::FatalSignal;
+use crate::fence::Fence;
 use crate::peer::identity::Identity;
 use crate::raft::{Checkpoints, Raft, SnapshotSender};
 use crate::threads::ReaderPool;
@@ -54,6 +57,10 @@ pub struct NodeLimits {
     pub heartbeat_ms: u64,
     /// Pause between two notes of progress on a quiet watch (rule W21).
     pub watch_progress_interval: Duration,
+    /// Entries between two samples of the state's hashes; the same on all members.
+    pub state_sample_entries: u64,
+    /// How often the samples of all members are compared.
+    pub state_compare_interval: Duration,
 }
 
 /// One member of the cluster.
@@ -76,6 +83,10 @@ pub struct Node {
     pub(crate) leader_changes: AtomicU64,
     pub(crate) fatal: FatalSignal,
     pub(crate) watches: Arc<Watches>,
+    /// Raised once this member's state is known to be wrong.
+    pub(crate) fence: Fence,
+    /// Other members whose state is known to be wrong.
+    pub(crate) odd_members: Mutex<BTreeSet<MemberId>>,
 }
 
 impl Node {
@@ -131,7 +142,34 @@ impl Node {
 
     /// Proposes a command; answers after it is visible on this member.
     pub async fn propose(&self, command: Command) -> Result<Applied, RequestError> {
-        self.proposer.propose(command).await
+        self.check_fence()?;
+        let applied = self.proposer.propose(command).await?;
+        // What a state answers that turned out to be wrong is not told; that it was applied is all that is known.
+        self.check_fence().map_err(|_fenced| Unavailable::Timeout)?;
+        Ok(applied)
+    }
+
+    /// Nothing of a state that differs from the majority's is served (hazard B10).
+    fn check_fence(&self) -> Result<(), Unavailable> {
+        if self.fence.is_raised() { Err(Unavailable::Diverged) } else { Ok(()) }
+    }
+
+    /// Whether this member's state may be used, and whether it is to be started again for another one.
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    /// Testing only: the next plain put that this member applies gets this value instead of its own, here alone.
+    /// From then on its state differs from the others', soundly: only the comparison of states can tell. A member
+    /// that dies before its next checkpoint replays the put as it is, and is right again.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn forge_next_put(&self, value: bytes::Bytes) {
+        self.applier.forge_next_put(value);
+    }
+
+    fn odd_members(&self) -> MutexGuard<'_, BTreeSet<MemberId>> {
+        // A panic aborts the process; either way the content is whole.
+        self.odd_members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads from one View: after a barrier, or as it is here.
@@ -142,6 +180,7 @@ impl Node {
         F: Fn(&View, Access) -> Result<Result<T, Rejection>, ReadError> + Send + Sync + 'static,
         T: Send + 'static,
     {
+        self.check_fence()?;
         let view = match consistency {
             Consistency::Serializable => self.published.view(),
             Consistency::Linearizable if active(Mutant::NoReadBarrier) => self.published.view(),
@@ -163,7 +202,10 @@ impl Node {
         answer: Result<Result<T, Rejection>, ReadError>,
     ) -> Result<T, RequestError> {
         match answer {
-            Ok(answer) => answer.map_err(RequestError::from),
+            Ok(answer) => {
+                self.check_fence()?;
+                answer.map_err(RequestError::from)
+            }
             Err(error) => {
                 self.fatal.raise(error.into_fatal().to_string());
                 Err(Unavailable::Stopped.into())
@@ -185,6 +227,7 @@ impl Node {
 
     /// Renews a lease; answers the seconds granted, zero where there is no such lease (rule L6).
     pub async fn lease_renew(&self, id: LeaseId) -> Result<i64, RequestError> {
+        self.check_fence()?;
         Ok(self.leases.renew(id).await?)
     }
 
@@ -194,11 +237,13 @@ impl Node {
         id: LeaseId,
         keys: bool,
     ) -> Result<Option<LeaseFound>, RequestError> {
+        self.check_fence()?;
         Ok(self.leases.time_to_live(id, keys).await?)
     }
 
     /// Leases as this member knows them, those first that have the least time left (rule L13).
     pub async fn leases(&self) -> Result<Vec<LeaseId>, RequestError> {
+        self.check_fence()?;
         let leases = Arc::clone(&self.leases);
         let all = self.readers.run(move || leases.all()).await;
         all.ok_or_else(|| Unavailable::Stopped.into())
@@ -234,7 +279,7 @@ impl Node {
         self.raft.leader().map(|leadership| leadership.leader)
     }
 
-    /// Whether this member finished recovery and is not stopping.
+    /// Whether this member finished recovery, has the majority's state and is not stopping.
     pub fn is_ready(&self) -> bool {
         *self.ready.borrow()
     }
@@ -267,7 +312,17 @@ impl Node {
             proposals_failed: counters.failed.load(Ordering::Relaxed),
             snapshot_sent_bytes: self.snapshots.sent_bytes(),
             watches: self.watches.counts(),
+            state_differs: self.state_differs(&view),
         }
+    }
+
+    fn state_differs(&self, view: &View) -> BTreeMap<MemberId, bool> {
+        let odd = self.odd_members();
+        let differs = |id: &MemberId| match *id == self.own.member_id {
+            true => self.fence.is_raised(),
+            false => odd.contains(id),
+        };
+        view.membership().1.nodes.keys().map(|id| (*id, differs(id))).collect()
     }
 
     /// Lets nobody new in, and hands leadership to the voter that is furthest along (behaviour.md 10.6).
@@ -300,6 +355,10 @@ impl Node {
     /// F9). It is for that only: without room or time for it nothing is lost.
     pub async fn stop(&self) {
         self.raft.stop().await;
+        if self.fence.is_raised() {
+            // The state is not used any more.
+            return;
+        }
         let last = self.checkpoints.durable_at(&self.applier, self.published.applied());
         match tokio::time::timeout(LAST_CHECKPOINT_LIMIT, last).await {
             Ok(Ok(meta)) => tracing::info!(index = %meta.applied.index, "checkpoint made"),

@@ -13,12 +13,17 @@ use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 
+use super::agreement;
 use super::leases::Leases;
 use super::propose::Proposer;
 use crate::apply::Applier;
 use crate::fatal::FatalSignal;
+use crate::fence::Fence;
 use crate::peer::identity::{self, Caller, Identity, PROTOCOL};
 use crate::raft::{Raft, SnapshotSender};
+
+/// Why a member whose fence is raised answers nothing that comes from its state.
+const DIVERGED: &str = "the state of this member differs from the majority's";
 
 /// This member, as its peers see it.
 pub struct PeerSide {
@@ -26,6 +31,7 @@ pub struct PeerSide {
     snapshot_sender: SnapshotSender,
     space: watch::Receiver<Level>,
     fatal: FatalSignal,
+    fence: Fence,
     state: OnceLock<Applier>,
     running: OnceLock<Running>,
 }
@@ -43,9 +49,10 @@ impl PeerSide {
         snapshot_sender: SnapshotSender,
         space: watch::Receiver<Level>,
         fatal: FatalSignal,
+        fence: Fence,
     ) -> Self {
         let (state, running) = (OnceLock::new(), OnceLock::new());
-        Self { own, snapshot_sender, space, fatal, state, running }
+        Self { own, snapshot_sender, space, fatal, fence, state, running }
     }
 
     /// The state is open: it can be fetched.
@@ -120,6 +127,9 @@ impl PeerSide {
         &self,
         request: peer::TransferLeaderRequest,
     ) -> Result<peer::TransferLeaderReply, Status> {
+        if self.fence.is_raised() {
+            return Ok(peer::TransferLeaderReply { refused: DIVERGED.to_owned() });
+        }
         self.running()?.raft.serve_transfer(request).await
     }
 
@@ -128,7 +138,15 @@ impl PeerSide {
         &self,
         request: peer::ProposeRequest,
     ) -> Result<peer::ProposeReply, Status> {
-        self.running()?.proposer.serve(request).await
+        if self.fence.is_raised() {
+            return Err(Status::failed_precondition(DIVERGED));
+        }
+        let reply = self.running()?.proposer.serve(request).await?;
+        if self.fence.is_raised() {
+            // It may have been applied, but what this state answers is not told.
+            return Err(Status::unavailable(DIVERGED));
+        }
+        Ok(reply)
     }
 
     /// A follower wants a read index.
@@ -144,6 +162,7 @@ impl PeerSide {
     ) -> Result<peer::LeaseRenewReply, Status> {
         use peer::lease_renew_reply::Result as Renewal;
         let renewed = self.running()?.leases.serve_renew(request).await;
+        let renewed = renewed.filter(|_| !self.fence.is_raised());
         let result = renewed.map_or(Renewal::NotLeading(true), Renewal::TtlSeconds);
         Ok(peer::LeaseRenewReply { result: Some(result) })
     }
@@ -154,7 +173,8 @@ impl PeerSide {
         request: peer::LeaseTimeToLiveRequest,
     ) -> Result<peer::LeaseTimeToLiveReply, Status> {
         use peer::lease_time_to_live_reply::Result as Lookup;
-        let result = match self.running()?.leases.serve_time_to_live(request).await {
+        let found = self.running()?.leases.serve_time_to_live(request).await;
+        let result = match found.filter(|_| !self.fence.is_raised()) {
             Some(Some(found)) => Lookup::Found(peer::LeaseFound {
                 left_seconds: found.left_seconds,
                 granted_seconds: found.granted_seconds,
@@ -181,6 +201,9 @@ impl PeerSide {
     ) -> Result<Pin<Box<dyn Stream<Item = Result<peer::SnapshotChunk, Status>> + Send>>, Status>
     {
         let applier = self.state.get().ok_or_else(starting)?;
+        if self.fence.is_raised() {
+            return Err(Status::failed_precondition(DIVERGED));
+        }
         let capture = applier.capture().await.map_err(Status::unavailable)?;
         let at = capture.meta().applied.index;
         if at.0 < request.index_min {
@@ -190,6 +213,12 @@ impl PeerSide {
             )));
         }
         Ok(self.snapshot_sender.stream(capture))
+    }
+
+    /// What this member's state was like at the indexes that all sample.
+    pub(crate) fn state_hashes(&self) -> Result<peer::StateHashesReply, Status> {
+        let applier = self.state.get().ok_or_else(starting)?;
+        Ok(agreement::reply(&applier.samples().all(), self.fence.is_raised()))
     }
 
     /// From where an increment could be added to this member's state.

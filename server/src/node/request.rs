@@ -1,5 +1,7 @@
 //! How a request ends when it does not succeed, and what a caller may ask for.
 
+use std::collections::BTreeMap;
+
 use kvd_core::ids::{ClusterId, Index, MemberId, Revision, Term};
 use kvd_core::outcome::Rejection;
 use thiserror::Error;
@@ -56,6 +58,9 @@ pub enum Unavailable {
     /// This member is shutting down.
     #[error("server stopped")]
     Stopped,
+    /// This member's state differs from the majority's: it is not served (hazard B10).
+    #[error("the state of this member differs from the majority's")]
+    Diverged,
     /// This member's device is too full for requests that grow the store.
     #[error("database space exceeded")]
     NoSpace,
@@ -107,4 +112,6 @@ pub struct Status {
     pub snapshot_sent_bytes: u64,
     /// Who watches.
     pub watches: WatchCounts,
+    /// Every member, and whether its state is known to differ from the majority's.
+    pub state_differs: BTreeMap<MemberId, bool>,
 }

@@ -136,6 +136,9 @@ pub(crate) async fn become_ready(
         () = ready => {}
         () = shutdown.begun() => return,
     }
+    if node.fence.is_raised() {
+        return;
+    }
     node.ready.send_replace(true);
     tracing::info!("ready to serve client requests");
 }

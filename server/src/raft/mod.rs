@@ -281,6 +281,11 @@ impl Raft {
         self.inner.trigger().transfer_leader(target.0).await.map_err(|fatal| fatal.to_string())
     }
 
+    /// From now on this member does not stand for election; its vote and its log stay at work.
+    pub(crate) fn stand_down(&self) {
+        self.inner.runtime_config().elect(false);
+    }
+
     /// Tells openraft of the durable checkpoint, so that the log below may go.
     pub(crate) async fn report_checkpoint(&self) -> Result<(), String> {
         self.inner.trigger().snapshot().await.map_err(|fatal| fatal.to_string())

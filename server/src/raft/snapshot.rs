@@ -32,6 +32,7 @@ use super::types::{RaftVote, TypeConfig};
 use super::wire;
 use crate::apply::Applier;
 use crate::checkpoint_lane::CheckpointLane;
+use crate::fence::Fence;
 use crate::limits::SNAPSHOT_PIECE_BYTES;
 use crate::peer::pool::Peers;
 use crate::stores::{FinishedStore, Stores};
@@ -70,11 +71,13 @@ pub(crate) struct Sender {
     /// Bytes a second of one transfer.
     bytes_per_second: u64,
     sent_bytes: Arc<AtomicU64>,
+    /// A state that is known to be wrong is sent to nobody (hazard B10).
+    fence: Fence,
 }
 
 impl Sender {
-    pub(crate) fn new(readers: ReaderPool, bytes_per_second: u64) -> Self {
-        Self { readers, bytes_per_second, sent_bytes: Arc::default() }
+    pub(crate) fn new(readers: ReaderPool, bytes_per_second: u64, fence: Fence) -> Self {
+        Self { readers, bytes_per_second, sent_bytes: Arc::default(), fence }
     }
 
     /// Bytes of snapshots sent since start.
@@ -94,6 +97,9 @@ impl Sender {
         let SnapshotData::Live(mut capture) = snapshot.snapshot else {
             return Err("a received snapshot is not sent on".to_owned());
         };
+        if self.fence.is_raised() {
+            return Err("the state differs from the majority's and is not sent".to_owned());
+        }
         let base = peers.request(target, wire_peer::SnapshotBaseRequest {});
         let base = client.snapshot_base(base).await.map_err(|status| status.to_string())?;
         capture.send_after(Revision(base.into_inner().revision));
@@ -125,7 +131,8 @@ impl Sender {
         let (chunks, receiver) = mpsc::channel(PIECES_QUEUED);
         let sender = self.clone();
         tokio::spawn(async move {
-            loop {
+            // A stream that ends without its end piece is refused by its receiver.
+            while !sender.fence.is_raised() {
                 let read = move || {
                     let chunk = next_chunk(&mut capture);
                     (capture, chunk)
@@ -134,7 +141,6 @@ impl Sender {
                 capture = back;
                 let data = match chunk {
                     Ok(Some(data)) => data,
-                    // The stream ends without its end piece if reading failed: the receiver refuses it.
                     Ok(None) => return,
                     Err(error) => {
                         tracing::warn!(%error, "a snapshot could not be read");

@@ -20,6 +20,7 @@ use crate::apply::Applier;
 use crate::checkpoint_lane::CheckpointLane;
 use crate::fatal::FatalSignal;
 use crate::lease_clock::LeaseClock;
+use crate::samples::Samples;
 use crate::stores::Stores;
 use crate::stores::mem::MemStores;
 use crate::threads::{ReaderPool, Threads};
@@ -58,7 +59,9 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine> for Builder {
         let send = Box::new(move |generation, checkpoint| send.send(generation, checkpoint));
         let fatal = Box::new(|reason| panic!("{reason}"));
         let leases = LeaseClock::new(std::time::Duration::from_secs(1));
-        let applier = Applier::start(Threads::Os, state, send, u64::MAX, fatal, leases).unwrap();
+        let samples = Samples::new(u64::MAX);
+        let applier =
+            Applier::start(Threads::Os, state, send, u64::MAX, fatal, leases, samples).unwrap();
         let checkpoints = Checkpoints::new(None);
         let (follow, told) = (checkpoints.clone(), applier.clone());
         tokio::spawn(async move {

@@ -49,6 +49,7 @@ use crate::shutdown::Shutdown;
 /// Lease ids that clients leave open are drawn from `seed`.
 pub fn router(node: Arc<Node>, metrics: Arc<Metrics>, shutdown: Shutdown, seed: u64) -> Router {
     metrics.prepare_grpc(methods::METHODS);
+    let shutdown = until_end_of_service(&node, shutdown);
     let received_max = node.limits().request_bytes_max.saturating_add(GRPC_OVERHEAD_BYTES);
     let kv = KvServer::new(KvService::new(Arc::clone(&node)));
     let lease = LeaseServer::new(LeaseService::new(Arc::clone(&node), seed, shutdown.clone()));
@@ -66,6 +67,20 @@ pub fn router(node: Arc<Node>, metrics: Arc<Metrics>, shutdown: Shutdown, seed: 
         .add_service(health.max_decoding_message_size(received_max))
         .into_axum_router()
         .layer(from_fn_with_state(Layer { node, metrics }, layers::grpc))
+}
+
+/// Streams end when the member stops, and when its state turns out to be wrong.
+fn until_end_of_service(node: &Arc<Node>, shutdown: Shutdown) -> Shutdown {
+    let (end, fence) = (Shutdown::new(), node.fence().clone());
+    let ended = end.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = shutdown.begun() => {}
+            () = fence.raised() => {}
+        }
+        ended.begin();
+    });
+    end
 }
 
 /// The peer port's service.

@@ -110,6 +110,14 @@ impl Peer for PeerService {
         self.node.lease_time_to_live(request.into_inner()).await.map(Response::new)
     }
 
+    async fn state_hashes(
+        &self,
+        request: Request<peer::StateHashesRequest>,
+    ) -> Result<Response<peer::StateHashesReply>, Status> {
+        self.node.check(request.metadata())?;
+        self.node.state_hashes().map(Response::new)
+    }
+
     async fn snapshot_base(
         &self,
         request: Request<peer::SnapshotBaseRequest>,

@@ -66,6 +66,9 @@ fn rejection(rejection: &Rejection) -> (Code, &'static str) {
 const NO_SPACE: (Code, &str) =
     (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded");
 
+/// In our words: etcd has none for a single member that knows itself to be wrong.
+const DIVERGED: &str = "kvd: the state of this member differs from the majority's and is being replaced; ask another member";
+
 fn unavailable(unavailable: Unavailable) -> (Code, &'static str) {
     match unavailable {
         Unavailable::NoLeader => (Code::Unavailable, "etcdserver: no leader"),
@@ -88,6 +91,7 @@ fn unavailable(unavailable: Unavailable) -> (Code, &'static str) {
         Unavailable::TooManyRequests => (Code::Unknown, "etcdserver: too many requests"),
         Unavailable::Stopped => (Code::Unavailable, "etcdserver: server stopped"),
         Unavailable::NoSpace => NO_SPACE,
+        Unavailable::Diverged => (Code::Unavailable, DIVERGED),
     }
 }
 
@@ -95,7 +99,8 @@ fn unavailable(unavailable: Unavailable) -> (Code, &'static str) {
 mod tests {
     use super::*;
 
-    /// The rows of etcd's error table (behaviour.md 9, code on the wire) that these services can raise.
+    /// The rows of etcd's error table (behaviour.md 9, code on the wire) that these services can raise, and the
+    /// one of our own.
     const TABLE: &str = "\
 InvalidArgument\tetcdserver: key is not provided
 InvalidArgument\tetcdserver: key not found
@@ -121,7 +126,8 @@ Unavailable\tetcdserver: request timed out, possibly due to previous leader fail
 Unavailable\tetcdserver: request timed out, possibly due to connection lost
 Unavailable\tetcdserver: request timed out, waiting for the applied index took too long
 DataLoss\tetcdserver: corrupt cluster
-DeadlineExceeded\tcontext deadline exceeded";
+DeadlineExceeded\tcontext deadline exceeded
+Unavailable\tkvd: the state of this member differs from the majority's and is being replaced; ask another member";
 
     const REJECTIONS: [Rejection; 16] = [
         Rejection::EmptyKey,
@@ -142,7 +148,7 @@ DeadlineExceeded\tcontext deadline exceeded";
         Rejection::MemberNotFound,
     ];
 
-    const UNAVAILABLES: [Unavailable; 10] = [
+    const UNAVAILABLES: [Unavailable; 11] = [
         Unavailable::NoLeader,
         Unavailable::LeaderChanged,
         Unavailable::Timeout,
@@ -153,6 +159,7 @@ DeadlineExceeded\tcontext deadline exceeded";
         Unavailable::TooManyRequests,
         Unavailable::Stopped,
         Unavailable::NoSpace,
+        Unavailable::Diverged,
     ];
 
     /// Every row is raised by some error and every error is a row.

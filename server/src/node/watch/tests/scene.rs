@@ -13,6 +13,7 @@ use kvd_core::state::{Options, State};
 use super::super::*;
 use crate::apply::Applier;
 use crate::lease_clock::LeaseClock;
+use crate::samples::Samples;
 use crate::threads::Threads;
 
 /// A store with its watches.
@@ -39,8 +40,9 @@ impl Scene {
         let fatal = Box::new(|reason: String| panic!("{reason}"));
         let send = Box::new(|_, _| {});
         let leases = LeaseClock::new(std::time::Duration::from_secs(1));
+        let (threads, samples) = (Threads::Simulated, Samples::new(u64::MAX));
         let applier =
-            Applier::start(Threads::Simulated, state, send, u64::MAX, fatal, leases).unwrap();
+            Applier::start(threads, state, send, u64::MAX, fatal, leases, samples).unwrap();
         let readers = ReaderPool::start(Threads::Simulated).unwrap();
         let (feed, published) = (applier.feed().clone(), applier.published().clone());
         let watches = Arc::new(Watches::new(feed, published, readers, FatalSignal::new()));
