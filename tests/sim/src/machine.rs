@@ -19,6 +19,7 @@ use kvd::shutdown::Shutdown;
 use kvd::stores::Stores;
 use kvd::stores::mem::MemStores;
 use kvd::threads::Threads;
+use kvd_core::checkpoint::mem::Fault;
 use kvd_core::ids::{ClusterId, Incarnation, MemberId};
 use kvd_storage::fs::{Disk, Operation, SimDisk};
 use kvd_storage::space::{Level, SpaceWatch, Thresholds};
@@ -56,6 +57,12 @@ pub struct Flags {
     pub snapshot_count: u64,
     /// Milliseconds that a sync takes at most, while its disk is well.
     pub sync_ms: u64,
+    /// Milliseconds between two notes of progress on a quiet watch.
+    pub progress_ms: u64,
+    /// Entries between two samples of the state's hashes.
+    pub sample_entries: u64,
+    /// Milliseconds between two comparisons of them.
+    pub compare_ms: u64,
 }
 
 /// One machine; clones name the same.
@@ -85,6 +92,12 @@ struct State {
     lives: u64,
     stopped: Option<Stop>,
     node: Weak<Node>,
+}
+
+impl State {
+    fn was_cut(&self) -> bool {
+        self.cut.lock().is_ok_and(|cut| cut.is_some()) || self.stores.is_cut()
+    }
 }
 
 /// Why a member stopped by itself.
@@ -136,15 +149,13 @@ impl Machine {
     #[must_use]
     pub fn stopped(&self) -> Option<Stop> {
         let state = self.state();
-        let was_cut = state.cut.lock().is_ok_and(|cut| cut.is_some());
-        if was_cut { None } else { state.stopped.clone() }
+        if state.was_cut() { None } else { state.stopped.clone() }
     }
 
     /// Whether its power was cut in the middle of a sync.
     #[must_use]
     pub fn was_cut(&self) -> bool {
-        let cut = Arc::clone(&self.state().cut);
-        cut.lock().is_ok_and(|cut| cut.is_some())
+        self.state().was_cut()
     }
 
     /// From now on, each sync takes up to so many milliseconds.
@@ -189,8 +200,9 @@ impl Machine {
     /// All checkpoints are lost; the log stays. Its host must not run.
     pub fn lose_checkpoints(&self) {
         let mut state = self.state();
-        state.stores = MemStores::new();
-        state.broken = Some("lost by the simulator".to_owned());
+        let reason = "lost by the simulator";
+        state.stores = state.stores.crash_broken(reason);
+        state.broken = Some(reason.to_owned());
     }
 
     /// Whether its checkpoints were lost and no others fetched yet.
@@ -228,6 +240,11 @@ impl Machine {
         });
     }
 
+    /// Cuts the power in the middle of the next checkpoint: rows are written, their meta is not.
+    pub fn cut_power_in_checkpoint(&self) {
+        self.state().stores.fail_next_commit(Fault::BeforeMeta);
+    }
+
     /// Lets the next sync succeed.
     pub fn disarm(&self) {
         self.state().disk.on_sync(|| {});
@@ -245,7 +262,10 @@ impl Machine {
         // The hook holds its disk.
         state.disk.on_sync(|| {});
         state.disk = disk;
-        state.stores = state.stores.crash();
+        state.stores = match &state.broken {
+            None => state.stores.crash(),
+            Some(reason) => state.stores.crash_broken(reason),
+        };
         state.cut = Arc::default();
         state.stopped = None;
         state.asked_to_stop.send_replace(false);
@@ -369,7 +389,9 @@ impl Machine {
                 quota_bytes: 0,
                 election_ms: self.flags.election_ms,
                 heartbeat_ms: self.flags.heartbeat_ms,
-                watch_progress_interval: Duration::from_secs(600),
+                watch_progress_interval: Duration::from_millis(self.flags.progress_ms),
+                state_sample_entries: self.flags.sample_entries,
+                state_compare_interval: Duration::from_millis(self.flags.compare_ms),
             },
             snapshot_count: self.flags.snapshot_count,
             snapshot_catchup_entries: self.flags.snapshot_count / 4,

@@ -16,10 +16,19 @@ struct Arguments {
     /// Write the members' log to stderr, with simulated time.
     #[arg(long)]
     log: bool,
+    /// Put this mistake into the members, by its name.
+    #[cfg(feature = "mutants")]
+    #[arg(long)]
+    mutant: Option<String>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    #[cfg(feature = "mutants")]
+    if let Err(unknown) = put_in(arguments.mutant.as_deref()) {
+        eprintln!("no mutant is called {unknown}");
+        return ExitCode::from(2);
+    }
     if arguments.log {
         kvd_sim::log::to_stderr();
     }
@@ -47,4 +56,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Puts the mutant in that was asked for.
+#[cfg(feature = "mutants")]
+fn put_in(name: Option<&str>) -> Result<(), String> {
+    use kvd_core::mutants::{Mutant, select};
+
+    let Some(name) = name else { return Ok(()) };
+    let mutant = Mutant::ALL.iter().find(|mutant| mutant.name() == name);
+    select(*mutant.ok_or_else(|| name.to_owned())?);
+    Ok(())
 }

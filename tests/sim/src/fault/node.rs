@@ -15,6 +15,8 @@ pub enum Fault {
     PowerCut,
     /// The power fails in the middle of a sync.
     CutInSync,
+    /// The power fails in the middle of a checkpoint.
+    CutInCheckpoint,
     /// The power fails everywhere.
     Blackout,
     /// It is stopped as an operator does, and started again.
@@ -23,8 +25,14 @@ pub enum Fault {
 
 impl Fault {
     /// Every one.
-    pub const ALL: [Self; 5] =
-        [Self::Kill, Self::PowerCut, Self::CutInSync, Self::Blackout, Self::Restart];
+    pub const ALL: [Self; 6] = [
+        Self::Kill,
+        Self::PowerCut,
+        Self::CutInSync,
+        Self::CutInCheckpoint,
+        Self::Blackout,
+        Self::Restart,
+    ];
 }
 
 impl Nemesis {
@@ -36,7 +44,10 @@ impl Nemesis {
             Fault::CutInSync if !self.down[member] => {
                 self.machines[member].cut_power_at_next_sync(self.rng.random());
             }
-            Fault::CutInSync => {}
+            Fault::CutInCheckpoint if !self.down[member] => {
+                self.machines[member].cut_power_in_checkpoint();
+            }
+            Fault::CutInSync | Fault::CutInCheckpoint => {}
             Fault::Blackout => {
                 self.coverage.count("blackouts");
                 for member in 0..self.machines.len() {
