@@ -50,6 +50,11 @@ impl MemStores {
         self.lock().fail_next(fault);
     }
 
+    /// Takes back what was decided of the next commit.
+    pub fn heal(&self) {
+        self.lock().heal();
+    }
+
     /// Whether the power failed in the middle of a commit (hazard A1).
     #[must_use]
     pub fn is_cut(&self) -> bool {

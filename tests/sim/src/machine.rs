@@ -170,6 +170,7 @@ impl Machine {
         state.drift_us = 0;
         state.disk.set_capacity(None);
         state.disk.heal();
+        state.stores.heal();
     }
 
     /// The next operation of this kind fails, as a dying device's does.

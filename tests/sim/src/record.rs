@@ -42,11 +42,21 @@ pub struct Seen {
     pub watches_compacted: u64,
 }
 
-/// Now, as all hosts agree on.
+thread_local! {
+    /// The latest moment that was asked for.
+    static LATEST: std::cell::Cell<Nanos> = const { std::cell::Cell::new(0) };
+}
+
+/// Now, as all hosts agree on. Within a tick one host lives through it after the other: what a later one does at
+/// an earlier moment counts as done when the former was through.
 #[must_use]
 pub fn now() -> Nanos {
     let elapsed = turmoil::sim_elapsed().unwrap_or_default();
-    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+    let now = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+    LATEST.with(|latest| {
+        latest.set(latest.get().max(now));
+        latest.get()
+    })
 }
 
 impl Record {

@@ -62,6 +62,11 @@ impl MemStore {
         self.lock().fault = Some(fault);
     }
 
+    /// Takes back what was decided of the next commit.
+    pub fn heal(&self) {
+        self.lock().fault = None;
+    }
+
     /// Whether the power failed in the middle of a commit ([`Fault::BeforeMeta`]).
     pub fn is_cut(&self) -> bool {
         self.lock().unfinished.is_some()
