@@ -32,14 +32,14 @@ use crate::violation::{Kind, Violation};
 pub struct Watches {
     watches: BTreeMap<WatchId, Watch>,
     /// Where a watch that is over was, for one that goes on from it.
-    over: BTreeMap<WatchId, Revision>,
+    ended: BTreeMap<WatchId, Revision>,
     opened: u64,
     events: u64,
     unjudged: u64,
 }
 
 /// Watches that are over and may yet be gone on from.
-const OVER_MAX: usize = 10_000;
+const ENDED_MAX: usize = 10_000;
 
 /// A watch beside the log.
 #[derive(Debug)]
@@ -58,10 +58,14 @@ struct Watch {
     first: Option<Revision>,
     /// The newest revision of an event that came.
     last: Revision,
-    /// Everything up to here was told to have come.
-    progress: Revision,
+    /// Everything up to here was said to have come.
+    told_of: Revision,
     /// The last response goes on in the next one.
     fragment: bool,
+    /// From where it would have to go on, by all that came, judged or not.
+    position: Revision,
+    /// It is over: nothing more comes and nothing more is owed.
+    over: bool,
     /// Events may have come before the header of "created" says.
     open_start: bool,
     canceled: bool,
@@ -109,8 +113,10 @@ impl Watches {
             pending: VecDeque::new(),
             first: None,
             last: 0,
-            progress: 0,
+            told_of: 0,
             fragment: false,
+            position: from,
+            over: false,
             open_start: start == 0,
             canceled: false,
             blind: false,
@@ -138,6 +144,7 @@ impl Watches {
     ) -> Result<(), Violation> {
         self.events += response.events.len() as u64;
         let Some(watch) = self.watches.get_mut(&id) else { return Ok(()) };
+        watch.come(&response);
         watch.pending.push_back(response);
         watch.judge(log, newest, compacted)
     }
@@ -152,11 +159,15 @@ impl Watches {
         change: &Change,
         compacted: Revision,
     ) -> Result<(), Violation> {
+        let mut over = Vec::new();
         for watch in self.watches.values_mut() {
             watch.owe(change);
             watch.judge(log, change.revision, compacted)?;
+            if watch.over && watch.pending.is_empty() {
+                over.push(watch.id);
+            }
         }
-        Ok(())
+        over.into_iter().try_for_each(|id| self.drop_judged(id))
     }
 
     /// A watch is over; nothing more is owed.
@@ -164,14 +175,20 @@ impl Watches {
     /// # Errors
     /// What was left out.
     pub fn end(&mut self, id: WatchId) -> Result<(), Violation> {
+        let Some(watch) = self.watches.get_mut(&id) else { return Ok(()) };
+        watch.over = true;
+        // The log may not be as far as the watch was.
+        if watch.pending.is_empty() { self.drop_judged(id) } else { Ok(()) }
+    }
+
+    fn drop_judged(&mut self, id: WatchId) -> Result<(), Violation> {
         let Some(watch) = self.watches.remove(&id) else { return Ok(()) };
         watch.nothing_missed()?;
-        if watch.blind {
-            return Ok(());
+        if !watch.blind {
+            self.ended.insert(id, watch.position);
         }
-        self.over.insert(id, watch.position());
-        if self.over.len() > OVER_MAX {
-            self.over.pop_first();
+        if self.ended.len() > ENDED_MAX {
+            self.ended.pop_first();
         }
         Ok(())
     }
@@ -186,8 +203,8 @@ impl Watches {
 
     /// From where a watch would have to go on.
     fn position(&self, id: WatchId) -> Option<Revision> {
-        let open = self.watches.get(&id).map(Watch::position);
-        open.or_else(|| self.over.get(&id).copied()).filter(|position| *position > 0)
+        let open = self.watches.get(&id).map(|watch| watch.position);
+        open.or_else(|| self.ended.get(&id).copied()).filter(|position| *position > 0)
     }
 }
 
@@ -214,11 +231,16 @@ impl Watch {
         self.owed.extend(wanted.cloned());
     }
 
-    /// From where it would have to go on.
-    fn position(&self) -> Revision {
-        let last = if self.fragment { self.last } else { self.last + 1 };
-        let came = if self.last == 0 { 0 } else { last };
-        came.max(self.progress + 1).max(self.from.unwrap_or(0))
+    /// A response came.
+    fn come(&mut self, response: &Response) {
+        let events = response.events.iter().map(|event| event.kv.mod_revision);
+        // The revision that a fragment ends with is not whole yet.
+        let last = events.max().map_or(0, |last| if response.fragment { last } else { last + 1 });
+        let told = if response.is_progress() { response.revision + 1 } else { 0 };
+        let start = self.request.start_revision == 0 && response.created;
+        let created = if start && self.position == 0 { response.revision + 1 } else { 0 };
+        let come = [last, told, created, response.compact_revision];
+        self.position = come.into_iter().fold(self.position, Revision::max);
     }
 
     /// Nothing was passed over.
@@ -231,7 +253,8 @@ impl Watch {
 
     fn finish(&self, newest: Revision) -> Result<(), Violation> {
         self.nothing_missed()?;
-        if let Some(event) = self.owed.front() {
+        let front = self.owed.front().filter(|_| !self.over);
+        if let Some(event) = front {
             let skipped = event.kv.mod_revision < self.request.start_revision;
             let kind = if skipped { Kind::WatchResumable } else { Kind::WatchReliable };
             return Err(self.wrong(kind, format!("never told of {event:?}")));

@@ -161,15 +161,18 @@ impl Certificate {
         let deleted = told.events.first().and_then(|event| view.get(&event.kv.key));
         let lease = deleted.map_or(0, |kv| kv.lease);
         let ended = lease_end(view, &self.state.attached(lease));
+        let ends = lease != 0 && same(&ended, &told.events);
         let (writer, reply) = (None, None);
-        if let Some(asked) = first {
+        if let Some(first) = first {
+            // It may as well be the end of the lease, which nobody asks for.
+            let asked = if ends { 0 } else { first };
             let events = told.events.iter().map(|event| {
                 let prev_kv = view.get(&event.kv.key).cloned();
                 Event { prev_kv, ..event.clone() }
             });
             return Ok(Origin { events: events.collect(), writer, reply, lease_end: None, asked });
         }
-        if lease != 0 && same(&ended, &told.events) {
+        if ends {
             return Ok(Origin { events: ended, writer, reply, lease_end: Some(lease), asked: 0 });
         }
         let (revision, events) = (told.revision, &told.events);

@@ -36,7 +36,7 @@ impl Watch {
 
     /// The watch was ended by the store.
     fn cancel(&mut self, response: &Response, compacted: Revision) -> Result<(), Violation> {
-        let (to, needed) = (response.compact_revision, self.position());
+        let (to, needed) = (response.compact_revision, self.needed());
         self.canceled = true;
         self.owed.clear();
         if to == 0 {
@@ -50,8 +50,14 @@ impl Watch {
             let text = format!("ended for compaction to {to}, but it needs {needed} next");
             return Err(self.wrong(Kind::WatchCompaction, text));
         }
-        self.progress = self.progress.max(to - 1);
         Ok(())
+    }
+
+    /// The first revision that it may not have been told of.
+    fn needed(&self) -> Revision {
+        let last = if self.fragment { self.last } else { self.last + 1 };
+        let last = if self.last == 0 { 0 } else { last };
+        last.max(self.told_of + 1).max(self.from.unwrap_or(0))
     }
 
     /// Everything up to a revision is said to have come.
@@ -66,7 +72,7 @@ impl Watch {
             let text = format!("told of progress to {revision} after an event of {}", self.last);
             return Err(self.wrong(Kind::WatchBookmarkable, text));
         }
-        self.progress = self.progress.max(revision);
+        self.told_of = self.told_of.max(revision);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use super::MS;
 
 /// One thing that a checker is told.
 #[derive(Clone, Debug)]
-pub enum Feed {
+pub(crate) enum Feed {
     /// A request is sent; operations are numbered in this order.
     Begin(Nanos, Caller, Request),
     /// Its outcome is known.
@@ -33,19 +33,19 @@ pub enum Feed {
 
 /// A whole history, in the order of time.
 #[derive(Clone, Debug, Default)]
-pub struct Recorded {
+pub(crate) struct Recorded {
     /// What happened.
-    pub feeds: Vec<Feed>,
+    pub(crate) feeds: Vec<Feed>,
     /// What members have at the end.
-    pub finals: Vec<FinalRead>,
+    pub(crate) finals: Vec<FinalRead>,
     /// When it was over.
-    pub ended: Nanos,
+    pub(crate) ended: Nanos,
     /// What each revision from 2 on changed.
-    pub log: Vec<Vec<Event>>,
+    pub(crate) log: Vec<Vec<Event>>,
 }
 
 /// What generated histories keep to.
-pub fn limits() -> Limits {
+pub(crate) fn limits() -> Limits {
     Limits {
         revisions_kept: 10_000,
         serializable_monotone: true,
@@ -58,12 +58,12 @@ pub fn limits() -> Limits {
 
 impl Recorded {
     /// One more thing happened.
-    pub fn push(&mut self, feed: Feed) {
+    pub(crate) fn push(&mut self, feed: Feed) {
         self.feeds.push(feed);
     }
 
     /// What a checker says of it.
-    pub fn check(&self, limits: Limits) -> Result<Summary, Violation> {
+    pub(crate) fn check(&self, limits: Limits) -> Result<Summary, Violation> {
         let mut checker = Checker::new(limits);
         for feed in &self.feeds {
             match feed.clone() {
@@ -81,7 +81,7 @@ impl Recorded {
     }
 
     /// What the certificate alone says of it.
-    pub fn certify(&self) -> Result<Certificate, Violation> {
+    pub(crate) fn certify(&self) -> Result<Certificate, Violation> {
         let mut certificate = Certificate::new(10_000, false);
         for feed in &self.feeds {
             match feed.clone() {
@@ -100,7 +100,7 @@ impl Recorded {
     }
 
     /// Its operations.
-    pub fn history(&self) -> History {
+    pub(crate) fn history(&self) -> History {
         let mut history = History::new();
         for feed in &self.feeds {
             match feed.clone() {
@@ -113,7 +113,7 @@ impl Recorded {
     }
 
     /// All of it as one window of a search. `resolved`: what the log says of unknown outcomes is used.
-    pub fn window(&self, resolved: bool) -> Window {
+    pub(crate) fn window(&self, resolved: bool) -> Window {
         let mut window = Window::default();
         let puts = self.log.iter().flatten().filter(|event| event.kind == EventKind::Put);
         window.puts = puts.map(|event| event.kv.clone()).collect();
@@ -180,7 +180,7 @@ fn step(operation: &Operation, window: &Window, resolved: bool) -> Option<Step> 
 }
 
 /// The reply of an operation that was answered, to change it.
-pub fn reply_mut(feed: &mut Feed) -> Option<&mut Reply> {
+pub(crate) fn reply_mut(feed: &mut Feed) -> Option<&mut Reply> {
     match feed {
         Feed::End(_, _, Outcome::Answered { reply, .. }) => Some(reply),
         _ => None,

@@ -17,33 +17,33 @@ use kvd_check::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-pub use feed::{Feed, Recorded, limits};
+pub(crate) use feed::{Feed, Recorded, limits};
 
 /// Nanoseconds of a millisecond.
-pub const MS: Nanos = 1_000_000;
+pub(crate) const MS: Nanos = 1_000_000;
 
 /// The store's members.
-pub const MEMBERS: u64 = 3;
+pub(crate) const MEMBERS: u64 = 3;
 
 /// How large a history is, and of what.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
+pub(crate) struct Shape {
     /// Operations at least.
-    pub operations: u64,
+    pub(crate) operations: u64,
     /// Clients.
-    pub clients: u64,
+    pub(crate) clients: u64,
     /// Keys they fight for.
-    pub keys: u64,
+    pub(crate) keys: u64,
     /// Watches at once.
-    pub watches: usize,
+    pub(crate) watches: usize,
     /// Of a million requests, how many have an outcome that nobody knows.
-    pub unknown_ppm: u32,
+    pub(crate) unknown_ppm: u32,
     /// Leases, locks and compactions too.
-    pub everything: bool,
+    pub(crate) everything: bool,
 }
 
 /// Small ones, in which everything happens.
-pub const SMALL: Shape = Shape {
+pub(crate) const SMALL: Shape = Shape {
     operations: 40,
     clients: 4,
     keys: 3,
@@ -102,7 +102,7 @@ struct Lease {
 }
 
 /// The simulated world.
-pub struct World {
+pub(crate) struct World {
     rng: StdRng,
     shape: Shape,
     now: Nanos,
@@ -126,7 +126,7 @@ pub struct World {
 }
 
 /// A history of a correct store.
-pub fn generate(seed: u64, shape: Shape) -> Recorded {
+pub(crate) fn generate(seed: u64, shape: Shape) -> Recorded {
     let members = 1..=MEMBERS;
     let mut world = World {
         rng: StdRng::seed_from_u64(seed),
@@ -195,7 +195,7 @@ impl World {
             Next::Tell(op) => self.tell(op),
             Next::Catch(member) => {
                 self.catch_up(member);
-                if self.asking() || !self.asked.is_empty() {
+                if self.asking() || !self.asked.is_empty() || !self.leases.is_empty() {
                     self.later(80 * MS, Next::Catch(member));
                 }
             }
@@ -260,6 +260,7 @@ impl World {
                 return Outcome::Refused(Refusal::FutureRevision);
             }
             self.compacted = *revision;
+            self.applied.insert(caller.member, self.revision());
             let reply = kvd_check::Reply::Compact;
             return Outcome::Answered { revision: self.revision(), reply };
         }
@@ -278,6 +279,8 @@ impl World {
             return Outcome::Refused(Refusal::Compacted);
         }
         let done = self.store.step(request);
+        // Whoever answers has applied what it answers of.
+        self.applied.insert(caller.member, self.revision());
         match (request, done.is_ok()) {
             (Request::LeaseGrant { id, ttl_seconds }, true) => {
                 let seconds = u64::try_from(*ttl_seconds).expect("a time to live");
@@ -301,10 +304,11 @@ impl World {
     /// A member applies some more, and its witness is told of some.
     fn catch_up(&mut self, member: Member) {
         let (applied, newest) = (self.applied[&member], self.revision());
-        let to = self.rng.random_range(applied..=newest);
+        let behind = self.rng.random_bool(0.6);
+        let to = if behind { self.rng.random_range(applied..=newest) } else { newest };
         self.applied.insert(member, to);
         let told = self.witnessed[&member];
-        let upto = self.rng.random_range(told..=to);
+        let upto = if behind { self.rng.random_range(told..=to) } else { to };
         self.witness(member, upto);
     }
 
