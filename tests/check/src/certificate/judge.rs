@@ -99,13 +99,16 @@ impl Certificate {
         // A renewal's header is filled before the renewal is tried (behaviour.md H9).
         let fresh =
             !request.is_serializable() && !matches!(request, Request::LeaseKeepAlive { .. });
+        if entry.wrote() && revision <= known.floor {
+            let text =
+                format!("it made {revision}, but {} was known when it was sent", known.floor);
+            let writer = self.log.get(revision).and_then(|change| change.writer);
+            let own = writer.is_none_or(|writer| writer == op);
+            return wrong(if own { Kind::TimeTravel } else { Kind::LostWrite }, text, known.told);
+        }
         if fresh && revision < known.floor {
             let text =
                 format!("{} was known when it was sent, it was told {revision}", known.floor);
-            return wrong(Kind::Stale, text, known.told);
-        }
-        if entry.wrote() && revision <= known.floor {
-            let text = format!("{} was there when it was sent, it made {revision}", known.floor);
             return wrong(Kind::Stale, text, known.told);
         }
         if revision < known.own_floor && request.is_serializable() {

@@ -1,0 +1,7 @@
+//! Planted violations: each is found, and by the promise that it breaks.
+
+mod leases;
+mod locks;
+mod order;
+mod tale;
+mod watches;
