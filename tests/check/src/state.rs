@@ -11,6 +11,8 @@ use crate::request::{KeyRange, LeaseId, Revision};
 #[derive(Clone, Debug)]
 pub struct State {
     keys: BTreeMap<Bytes, Versions>,
+    /// Those that are there now, so that nobody walks over what was deleted.
+    live: BTreeSet<Bytes>,
     revision: Revision,
     oldest: Revision,
     /// Where a key got a new version, oldest first: from that revision on the one before is no use.
@@ -22,10 +24,14 @@ pub struct State {
 /// What one key was, oldest first; none where it was deleted.
 type Versions = VecDeque<(Revision, Option<KeyValue>)>;
 
+/// Changes back to which a view is made from the newest state.
+const CHANGED_MAX: usize = 256;
+
 impl Default for State {
     fn default() -> Self {
         Self {
             keys: BTreeMap::new(),
+            live: BTreeSet::new(),
             revision: 1,
             oldest: 1,
             superseded: VecDeque::new(),
@@ -92,6 +98,11 @@ impl State {
             if put && event.kv.lease != 0 {
                 self.attached.entry(event.kv.lease).or_default().insert(key.clone());
             }
+            if put {
+                self.live.insert(key.clone());
+            } else {
+                self.live.remove(key);
+            }
             match versions.back_mut() {
                 Some((revision, last)) if *revision == self.revision => *last = kv,
                 _ => {
@@ -149,9 +160,29 @@ impl<'a> View<'a> {
         if let Some(key) = keys.single() {
             return self.get(key).into_iter().collect();
         }
-        let from_first = self.state.keys.range(keys.key.clone()..);
-        let meant = from_first.take_while(|(key, _)| keys.contains(key));
-        meant.filter_map(|(_, versions)| self.pick(versions)).collect()
+        let Some(changed) = self.changed_since() else {
+            let from_first = self.state.keys.range(keys.key.clone()..);
+            let meant = from_first.take_while(|(key, _)| keys.contains(key));
+            return meant.filter_map(|(_, versions)| self.pick(versions)).collect();
+        };
+        let live = self.state.live.range(keys.key.clone()..);
+        let live = live.take_while(|key| keys.contains(key));
+        if changed.is_empty() {
+            return live.filter_map(|key| self.get(key)).collect();
+        }
+        let mut meant: Vec<&Bytes> = live.collect();
+        meant.extend(changed.into_iter().filter(|key| keys.contains(key)));
+        meant.sort_unstable();
+        meant.dedup();
+        meant.into_iter().filter_map(|key| self.get(key)).collect()
+    }
+
+    /// The keys that changed after it, if they are few.
+    fn changed_since(self) -> Option<Vec<&'a Bytes>> {
+        let later = self.state.superseded.iter().rev();
+        let later = later.take_while(|(at, _)| *at > self.revision).take(CHANGED_MAX);
+        let changed: Vec<&Bytes> = later.map(|(_, key)| key).collect();
+        (changed.len() < CHANGED_MAX).then_some(changed)
     }
 
     fn pick(self, versions: &'a Versions) -> Option<&'a KeyValue> {
@@ -200,6 +231,32 @@ mod tests {
         state.forget_before(12);
         assert_eq!(state.keys.len(), 1, "a deleted key is forgotten: {state:?}");
         assert_eq!(state.now().range(&KeyRange::all()).len(), 1);
+    }
+
+    #[test]
+    fn near_and_far_views_are_made_alike() {
+        let mut state = State::new();
+        let mut known = vec![BTreeSet::new(); 2];
+        for at in 2..1_000 {
+            let key = format!("{}", at * at % 17);
+            let there = known.last().is_some_and(|keys: &BTreeSet<String>| keys.contains(&key));
+            let mut keys = known.last().cloned().unwrap_or_default();
+            if there && at % 3 == 0 {
+                keys.remove(&key);
+                state.apply(&[delete(&key, at)]);
+            } else {
+                keys.insert(key.clone());
+                state.apply(&[put(&key, at, 0)]);
+            }
+            known.push(keys);
+        }
+        for (at, keys) in (0..).zip(&known).skip(1) {
+            let view = state.at(at).expect("all is kept");
+            let found = view.range(&KeyRange::all()).into_iter();
+            let found: Vec<Bytes> = found.map(|kv| kv.key.clone()).collect();
+            let expected: Vec<Bytes> = keys.iter().map(|key| key.as_str().into()).collect();
+            assert_eq!(found, expected, "at {at}");
+        }
     }
 
     #[test]

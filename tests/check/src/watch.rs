@@ -215,7 +215,9 @@ impl Watch {
         if from > newest {
             return;
         }
-        self.blind = log.oldest().is_none_or(|oldest| from < oldest && oldest > 2);
+        // Nothing was at revision 1, so nothing of it is missing.
+        let oldest = log.oldest().unwrap_or(newest + 1);
+        self.blind = from.max(2) < oldest;
         let past = log.changes().skip_while(|change| change.revision < from);
         for change in past.take_while(|change| change.revision <= newest) {
             self.owe(change);

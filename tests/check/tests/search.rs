@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Feed, Recorded, SMALL, Shape, generate, limits};
+use common::{Feed, Recorded, SMALL, Shape, generate, limits, seeds};
 use kvd_check::search::{Fate, Step, Verdict, Window, search};
 use kvd_check::{
     Bytes, Compare, DeleteRequest, KeyRange, KeyValue, OpId, Outcome, PutRequest, RangeReply,
@@ -17,9 +17,9 @@ const STEPS: u64 = 200_000;
 
 #[test]
 fn correct_histories_have_an_order() {
-    for seed in 0..1_000 {
+    for seed in seeds(1_000) {
         let window = generate(seed, SMALL).window(true);
-        assert_eq!(search(&window, STEPS), Verdict::Linearizable, "seed {seed}");
+        assert_eq!(search(&window, STEPS), Verdict::Linearizable, "KVD_SEED={seed}");
     }
 }
 
@@ -31,7 +31,7 @@ fn correct_histories_have_an_order_with_outcomes_left_open() {
         match search(&window, STEPS) {
             Verdict::Linearizable => {}
             Verdict::GaveUp => given_up += 1,
-            verdict @ Verdict::NotLinearizable(_) => panic!("seed {seed}: {verdict:?}"),
+            verdict @ Verdict::NotLinearizable(_) => panic!("KVD_SEED={seed}: {verdict:?}"),
         }
     }
     assert!(given_up < 30, "{given_up} of 300 searches gave up");
@@ -46,20 +46,23 @@ fn windows_of_correct_histories_have_an_order() {
         ..limits()
     };
     let (mut searched, mut given_up) = (0, 0);
-    for seed in 0..1_000 {
+    for seed in seeds(1_000) {
         let checked = generate(seed, SMALL).check(windows.clone());
-        let summary = checked.unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
+        let summary = checked.unwrap_or_else(|violation| panic!("KVD_SEED={seed}: {violation}"));
         searched += summary.windows;
         given_up += summary.windows_given_up;
     }
-    assert!(searched > 1_500 && given_up == 0, "{searched} searched, {given_up} given up");
+    assert!(
+        searched > seeds(1_000).count() as u64 && given_up == 0,
+        "{searched} searched, {given_up} given up"
+    );
 }
 
 /// One thing is told otherwise. What the certificate then still accepts has an order.
 #[test]
 fn what_the_certificate_accepts_has_an_order() {
     let (mut accepted, mut refused, mut both) = (0, 0, 0);
-    for seed in 0..3_000 {
+    for seed in seeds(3_000) {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut recorded = generate(seed, SMALL);
         corrupt(&mut recorded, &mut rng);
@@ -67,7 +70,7 @@ fn what_the_certificate_accepts_has_an_order() {
         let verdict = search(&recorded.window(true), STEPS);
         match (certified, verdict) {
             (Ok(_), Verdict::NotLinearizable(counterexample)) => {
-                panic!("seed {seed}: no order, but a certificate: {counterexample:?}")
+                panic!("KVD_SEED={seed}: no order, but a certificate: {counterexample:?}")
             }
             (Ok(_), _) => accepted += 1,
             (Err(_), Verdict::NotLinearizable(_)) => both += 1,
@@ -75,7 +78,10 @@ fn what_the_certificate_accepts_has_an_order() {
         }
     }
     println!("{accepted} accepted, {refused} refused by the certificate only, {both} by both");
-    assert!(accepted > 100 && both > 500, "{accepted} accepted, {both} refused by both");
+    assert!(
+        seeds(3_000).count() < 3_000 || (accepted > 100 && both > 500),
+        "{accepted} accepted, {both} refused by both"
+    );
 }
 
 /// Tells one outcome otherwise than it was.

@@ -222,6 +222,9 @@ impl Certificate {
     /// An answered operation's reply is what its change makes it.
     pub(super) fn judge_reply(&self, op: OpId) -> Result<(), Violation> {
         let entry = self.entry(op);
+        if let Some((revision, _)) = &entry.applied {
+            self.was_asked(op, *revision)?;
+        }
         if let (Some((revision, Some(must))), Some((_, reply))) =
             (&entry.applied, entry.operation.answer())
             && let Some(kind) = differs(must, reply)

@@ -149,6 +149,18 @@ impl Certificate {
         }
     }
 
+    /// All that an answer's revision builds on was asked for before it was told.
+    pub(super) fn was_asked(&self, op: OpId, revision: Revision) -> Result<(), Violation> {
+        let operation = &self.entry(op).operation;
+        let Some(change) = self.log.get(revision) else { return Ok(()) };
+        if operation.ended.is_none_or(|ended| change.asked <= ended) {
+            return Ok(());
+        }
+        let asked = change.asked;
+        let text = format!("{revision}, or a revision before, was only asked for at {asked} ns");
+        Err(self.shown_by(Kind::TimeTravel, text, change.writer).with(operation))
+    }
+
     /// An answer that tells of no change, at a revision of the log.
     pub(super) fn judge_read(&mut self, op: OpId, revision: Revision) -> Result<(), Violation> {
         let entry = self.entry(op);
@@ -159,12 +171,7 @@ impl Certificate {
             let text = format!("it was told that it changed nothing, but made {made}");
             return wrong(Kind::WrongReply, text);
         }
-        if let Some(change) = self.log.get(revision)
-            && operation.ended.is_some_and(|ended| ended < change.asked)
-        {
-            let text = format!("{revision} was only asked for at {} ns", change.asked);
-            return Err(self.shown_by(Kind::TimeTravel, text, change.writer).with(operation));
-        }
+        self.was_asked(op, revision)?;
         match &operation.request {
             Request::LeaseRevoke { id } if !self.state.attached(*id).is_empty() => {
                 let keys = self.state.attached(*id);

@@ -64,9 +64,14 @@ impl Recorded {
 
     /// What a checker says of it.
     pub(crate) fn check(&self, limits: Limits) -> Result<Summary, Violation> {
+        self.clone().into_check(limits)
+    }
+
+    /// The same, without a copy.
+    pub(crate) fn into_check(self, limits: Limits) -> Result<Summary, Violation> {
         let mut checker = Checker::new(limits);
-        for feed in &self.feeds {
-            match feed.clone() {
+        for feed in self.feeds {
+            match feed {
                 Feed::Begin(at, caller, request) => drop(checker.begin(at, caller, request)),
                 Feed::End(at, op, outcome) => checker.end(at, op, outcome),
                 Feed::Witness(member, response) => checker.witness(member, &[response]),

@@ -152,6 +152,15 @@ pub(crate) fn generate(seed: u64, shape: Shape) -> Recorded {
     world.out
 }
 
+/// As many seeds as `KVD_SEEDS` says, or just the one of `KVD_SEED`.
+pub(crate) fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    match number("KVD_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("KVD_SEEDS").unwrap_or(usual),
+    }
+}
+
 impl World {
     fn run(&mut self) {
         for client in 0..self.shape.clients {

@@ -267,6 +267,20 @@ fn read_of_what_was_not_asked_yet() {
 }
 
 #[test]
+fn write_after_what_was_not_asked_yet() {
+    let mut tale = Tale::new();
+    let (late, early) = (put("a", "v7"), put("b", "v8"));
+    let op = tale.begin(1, &early);
+    tale.serve(&late);
+    let outcome = tale.serve(&early);
+    tale.end(op, outcome);
+    // Revision 7 was only asked for after 8 was acknowledged.
+    let op = tale.begin(2, &late);
+    tale.end(op, Outcome::Unknown);
+    tale.is(Kind::TimeTravel);
+}
+
+#[test]
 fn witness_of_what_was_not_asked_yet() {
     let mut tale = Tale::new();
     tale.witnesses = Vec::new();
