@@ -158,6 +158,12 @@ impl Decoder {
     }
 }
 
+/// The history hash after the records of a block, from the one before them (hazard C2).
+pub fn history_after(history: u64, block: &Bytes) -> Result<u64, DecodeError> {
+    let block = block::Block::decode(block.clone())?;
+    Ok(block.records().iter().fold(history, |history, record| record.chained(history)))
+}
+
 /// One moment of a state, to be sent. Pins its View.
 #[derive(Debug)]
 pub struct Capture {

@@ -2,8 +2,10 @@
 //! into a new store outside Raft (hazard B2), then installed by a swap.
 //!
 //! **Incremental**: the receiver says at which revision it stands. Committed history up to there is the same on
-//! both, so only what came after it is sent; the receiver adds its own part, and the live hash of the result
-//! must be the sender's, else it asks for everything.
+//! both, so only what came after it is sent; the receiver adds its own part, and both hashes of the result must
+//! be the sender's, else it asks for everything.
+
+mod increment;
 
 use std::io;
 use std::pin::Pin;
@@ -27,6 +29,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use self::increment::{Offer, OwnHistory};
 use super::checkpoints::Checkpoints;
 use super::types::{RaftVote, TypeConfig};
 use super::wire;
@@ -186,6 +189,7 @@ pub(crate) struct Installer {
     lane: Option<CheckpointLane>,
     /// The last increment did not fit: the next transfer is of everything.
     wants_all: Arc<AtomicBool>,
+    offer: Offer,
 }
 
 impl Installer {
@@ -195,9 +199,9 @@ impl Installer {
         readers: ReaderPool,
         state_options: Options,
     ) -> Self {
-        let wants_all = Arc::default();
+        let (wants_all, offer) = (Arc::default(), Offer::default());
         let (receiving, lane) = (Arc::default(), None);
-        Self { stores, log, readers, state_options, receiving, lane, wants_all }
+        Self { stores, log, readers, state_options, receiving, lane, wants_all, offer }
     }
 
     /// An installer that has later checkpoints go to the store it installs.
@@ -207,7 +211,7 @@ impl Installer {
 
     /// The revision from which an increment could be added; zero for none.
     pub(crate) fn base(&self, own: &View) -> Revision {
-        if self.wants_all.load(Ordering::Relaxed) { Revision(0) } else { own.revision() }
+        if self.wants_all.load(Ordering::Relaxed) { Revision(0) } else { self.offer.make(own) }
     }
 
     /// Builds a state from the pieces of a stream; `own` is this member's state, for an incremental one.
@@ -217,8 +221,8 @@ impl Installer {
         own: Option<View>,
     ) -> Result<Received, String> {
         let _one_at_a_time = self.receiving.lock().await;
-        let stores = Arc::clone(&self.stores);
-        let create = move || Building::new(&*stores, own);
+        let (stores, offer) = (Arc::clone(&self.stores), self.offer.clone());
+        let create = move || Building::new(&*stores, own, offer);
         let mut building = self.readers.run(create).await.ok_or("the member is stopping")??;
         while let Some(chunk) = futures_util::StreamExt::next(&mut chunks).await {
             let chunk = chunk?;
@@ -293,6 +297,9 @@ struct Building {
     decoder: Decoder,
     new: Option<Box<dyn crate::stores::NewStore>>,
     own: Option<View>,
+    offer: Offer,
+    /// This member's history with what an increment adds.
+    history: Option<OwnHistory>,
     meta: Option<Meta>,
     blocks: u64,
     rows: u64,
@@ -300,12 +307,14 @@ struct Building {
 }
 
 impl Building {
-    fn new(stores: &dyn Stores, own: Option<View>) -> Result<Self, String> {
+    fn new(stores: &dyn Stores, own: Option<View>, offer: Offer) -> Result<Self, String> {
         let new = stores.create().map_err(|error| error.to_string())?;
         Ok(Self {
             decoder: Decoder::default(),
             new: Some(new),
             own,
+            offer,
+            history: None,
             meta: None,
             blocks: 0,
             rows: 0,
@@ -330,6 +339,7 @@ impl Building {
                 }
                 if let Some(base) = base {
                     let own = self.own.take().ok_or("an increment without a state to add to")?;
+                    self.history = Some(self.offer.history_upto(base)?);
                     self.blocks += copy_blocks(&own, base, &mut **new)?;
                 }
                 Ok(())
@@ -340,6 +350,9 @@ impl Building {
             }
             Piece::Block { id, block } => {
                 self.blocks += 1;
+                if let Some(history) = &mut self.history {
+                    history.add(&block)?;
+                }
                 new.put_block(id, block).map_err(|error| error.to_string())
             }
             Piece::End => {
@@ -355,6 +368,9 @@ impl Building {
             return Err("the stream ended early".to_owned());
         }
         let meta = self.meta.take().ok_or("the stream had no header")?;
+        if let Some(history) = &self.history {
+            history.ensure_is(&meta)?;
+        }
         let meta = Meta { blocks: self.blocks, rows: self.rows, ..meta };
         let new = self.new.take().ok_or("the store was finished before")?;
         let store = new.finish(&meta).map_err(|error| error.to_string())?;
@@ -378,4 +394,67 @@ fn copy_blocks(
         count += 1;
     }
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use kvd_core::checkpoint::mem::MemStore;
+    use kvd_core::codec::encode_proposal;
+    use kvd_core::command::{Command, Entry, Proposal, Put};
+    use kvd_core::ids::{Index, LeaseId, Term};
+
+    use super::*;
+    use crate::stores::mem::MemStores;
+
+    /// A state in which a key had these values, one after the other.
+    fn state(values: &[&'static str]) -> State {
+        let mut state = State::open(Arc::new(MemStore::new()), Options::DEFAULT).unwrap();
+        for (value, index) in values.iter().zip(1..) {
+            let put = Put {
+                key: Bytes::from_static(b"k"),
+                value: Bytes::from_static(value.as_bytes()),
+                lease: LeaseId(0),
+                prev_kv: false,
+                ignore_value: false,
+                ignore_lease: false,
+            };
+            let log_id = LogId { term: Term(1), node: MemberId(1), index: Index(index) };
+            let proposal = Some(encode_proposal(&Proposal::internal(Command::Put(put))));
+            state.apply(&Entry { log_id, proposal, membership: None }, false).unwrap();
+        }
+        state.publish();
+        state
+    }
+
+    /// What a receiver makes of an increment.
+    fn added(receiver: &State, sender: &State) -> Result<Received, String> {
+        let (offer, own) = (Offer::default(), receiver.view());
+        let mut capture = sender.capture();
+        capture.send_after(offer.make(&own));
+        assert_eq!(capture.base(), Some(own.revision()));
+        let mut building = Building::new(&MemStores::new(), Some(own), offer)?;
+        while let Some(chunk) = next_chunk(&mut capture)? {
+            building.take(chunk)?;
+        }
+        building.finish(Options::DEFAULT)
+    }
+
+    #[test]
+    fn an_increment_fits_only_the_history_it_continues() {
+        let sender = state(&["one", "two", "three", "four"]);
+        let received = added(&state(&["one", "two"]), &sender).unwrap();
+        assert_eq!(received.state.view().state_hash(), sender.view().state_hash());
+        // What is live in the end is the same.
+        let refused = added(&state(&["forged", "two"]), &sender).map(|_received| ());
+        assert!(refused.unwrap_err().contains("histories"));
+    }
+
+    #[test]
+    fn an_increment_is_added_only_to_what_was_offered() {
+        let offer = Offer::default();
+        assert!(offer.history_upto(Revision(3)).is_err());
+        offer.make(&state(&["one", "two"]).view());
+        assert!(offer.history_upto(Revision(3)).is_ok());
+        assert!(offer.history_upto(Revision(2)).is_err());
+    }
 }
