@@ -90,6 +90,8 @@ struct State {
     asked_to_stop: watch::Sender<bool>,
     /// How often it was started.
     lives: u64,
+    /// It asked to be started again, because its state differs from the others'.
+    wants_rebuild: bool,
     stopped: Option<Stop>,
     node: Weak<Node>,
 }
@@ -126,6 +128,7 @@ impl Machine {
             drift_us: 0,
             asked_to_stop: watch::Sender::new(false),
             lives: 0,
+            wants_rebuild: false,
             stopped: None,
             node: Weak::new(),
         };
@@ -270,7 +273,14 @@ impl Machine {
         state.cut = Arc::default();
         state.stopped = None;
         state.asked_to_stop.send_replace(false);
+        state.wants_rebuild = false;
         state.node = Weak::new();
+    }
+
+    /// Whether it found that its state differs from the majority's, and waits to be started again.
+    #[must_use]
+    pub fn wants_rebuild(&self) -> bool {
+        self.state().wants_rebuild
     }
 
     /// The member, while it runs and is up.
@@ -296,6 +306,9 @@ impl Machine {
             compacted: view.compacted().map_or(0, |revision| revision.0),
             hash: view.state_hash(),
             snapshot_bytes: status.snapshot_sent_bytes,
+            accuses: node.fence().is_raised()
+                || status.state_differs.values().any(|differs| *differs)
+                || !view.alarms().is_empty(),
         })
     }
 
@@ -322,8 +335,16 @@ impl Machine {
                 Err(reason) => return Stop::Refused(reason),
             };
             self.state().node = Arc::downgrade(&node);
-            // The sender lives as long as the machine.
-            let _asked = asked.wait_for(|asked| *asked).await;
+            tokio::select! {
+                biased;
+                // The sender lives as long as the machine.
+                _asked = asked.wait_for(|asked| *asked) => {}
+                () = node.fence().rebuild_asked() => {
+                    self.state().wants_rebuild = true;
+                    // Whoever runs it starts it again.
+                    std::future::pending::<()>().await;
+                }
+            }
             node.drain().await;
             shutdown.begin();
             node.stop().await;
@@ -459,6 +480,8 @@ fn sync_delay(state: &Mutex<State>) -> Duration {
     Duration::from_millis(state.rng.random_range(0..=most))
 }
 
-fn id(index: usize) -> MemberId {
+/// The id of the member with this number.
+#[must_use]
+pub fn id(index: usize) -> MemberId {
     MemberId(index as u64 + 1)
 }

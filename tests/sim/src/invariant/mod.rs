@@ -4,11 +4,13 @@
 //! - [`same_state`]: members at one index have one state.
 //! - [`forward`]: a running member never goes back.
 //! - [`order`]: applied ≤ committed ≤ last.
+//! - [`trust`]: nobody is accused of a wrong state.
 
 pub mod forward;
 pub mod one_leader;
 pub mod order;
 pub mod same_state;
+pub mod trust;
 
 use kvd_core::view::StateHash;
 
@@ -39,6 +41,8 @@ pub struct Glance {
     pub hash: StateHash,
     /// Bytes of snapshots that it sent in this life.
     pub snapshot_bytes: u64,
+    /// It says that its own state or another member's is wrong, or an alarm is raised.
+    pub accuses: bool,
 }
 
 /// One property.
@@ -66,6 +70,7 @@ impl Invariants {
             Box::new(same_state::SameState::default()),
             Box::new(forward::Forward::default()),
             Box::new(order::Order),
+            Box::new(trust::Trust),
         ];
         Self { all, looks: 0 }
     }
@@ -111,6 +116,7 @@ mod tests {
             compacted: 0,
             hash: kvd_core::view::StateHash::default(),
             snapshot_bytes: 0,
+            accuses: false,
         }
     }
 }
