@@ -4,6 +4,7 @@
 
 mod away;
 mod disk_full;
+mod diverged;
 mod kill9;
 mod kube;
 mod kube_requests;
