@@ -31,6 +31,8 @@ pub(crate) enum Role {
     Served,
     /// etcd accepts it without effect, and so does kvd.
     Ignored,
+    /// kvd does what it asks for whatever its value.
+    Always,
     /// Only its default is accepted.
     Unserved,
 }
@@ -83,7 +85,8 @@ impl Kind {
 
 /// Every flag: the served ones in the order of the help, then the others by name.
 pub(crate) fn all() -> impl Iterator<Item = &'static Flag> {
-    table::SERVED.iter().chain(unserved::IGNORED.iter()).chain(unserved::UNSERVED.iter())
+    let others = [unserved::IGNORED, unserved::ALWAYS, unserved::UNSERVED];
+    table::SERVED.iter().chain(others.into_iter().flatten())
 }
 
 /// The flag of that name.
@@ -126,7 +129,8 @@ pub(crate) fn help() -> String {
         text.push_str(&format!("    \t{}\n", flag.help));
     }
     text.push_str(
-        "\nEtcd's other flags are known, but only their default values are served yet.\n",
+        "\nEtcd's other flags are known, but only their default values are served yet; those that ask for \
+         comparisons of the members' data are accepted with any value, as members always compare.\n",
     );
     text
 }
@@ -154,6 +158,11 @@ pub(crate) fn markdown() -> String {
     text.push_str("\n## Accepted without effect\n\n");
     text.push_str("As in etcd; a warning is logged.\n\n");
     for flag in unserved::IGNORED {
+        text.push_str(&format!("- `--{}`\n", flag.name));
+    }
+    text.push_str("\n## Always done\n\n");
+    text.push_str("Members compare their states all the time: any value is accepted.\n\n");
+    for flag in unserved::ALWAYS {
         text.push_str(&format!("- `--{}`\n", flag.name));
     }
     text.push_str("\n## Not served yet\n\n");

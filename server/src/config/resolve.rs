@@ -91,7 +91,7 @@ fn refuse_unserved(given: &Given, warnings: &mut Vec<Warning>) -> Result<(), Con
     for (name, value) in given.iter() {
         let Some(flag) = flags::find(name) else { continue };
         match flag.role {
-            Role::Served => {}
+            Role::Served | Role::Always => {}
             Role::Ignored => {
                 let message = "flag has no effect";
                 warnings.push(Warning { message, subject: format!("--{name}") });

@@ -191,6 +191,15 @@ fn unserved_flags_are_refused_by_name_unless_default() {
 }
 
 #[test]
+fn comparisons_of_the_data_may_be_asked_for() {
+    let flags = "--corrupt-check-time=10m --experimental-compact-hash-check-enabled \
+                 --compact-hash-check-time=1s --experimental-corrupt-check-time=1h";
+    assert!(config(flags).warnings.is_empty());
+    usage_error("--corrupt-check-time=often");
+    assert!(invalid("--experimental-initial-corrupt-check").contains("not served yet"));
+}
+
+#[test]
 fn numbers_keep_to_their_range() {
     assert_eq!(config("--quota-backend-bytes -1").quota_bytes, -1);
     usage_error("--max-concurrent-streams 4294967296");

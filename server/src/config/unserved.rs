@@ -10,6 +10,10 @@ const fn unserved(name: &'static str, kind: Kind, default: &'static str) -> Flag
     Flag { name, kind, default, role: Role::Unserved, help: "" }
 }
 
+const fn always(name: &'static str, kind: Kind, default: &'static str) -> Flag {
+    Flag { name, kind, default, role: Role::Always, help: "" }
+}
+
 /// Flags without effect, in etcd as here.
 pub(crate) const IGNORED: &[Flag] = &[
     ignored("cluster-active-size"),
@@ -27,6 +31,16 @@ pub(crate) const IGNORED: &[Flag] = &[
     ignored("test.outputdir"),
     ignored("v"),
     ignored("vv"),
+];
+
+/// Flags that ask for comparisons of the members' data, each by its own way and at its own pace. kvd compares
+/// all of the state all the time (hazard B10), so there is nothing that any value would add.
+pub(crate) const ALWAYS: &[Flag] = &[
+    always("compact-hash-check-time", Kind::Duration, "1m0s"),
+    always("corrupt-check-time", Kind::Duration, "0s"),
+    always("experimental-compact-hash-check-enabled", Kind::Bool, "false"),
+    always("experimental-compact-hash-check-time", Kind::Duration, "1m0s"),
+    always("experimental-corrupt-check-time", Kind::Duration, "0s"),
 ];
 
 /// Flags of which only the default is served yet.
@@ -48,11 +62,9 @@ pub(crate) const UNSERVED: &[Flag] = &[
     unserved("client-cert-file", Kind::Text, ""),
     unserved("client-crl-file", Kind::Text, ""),
     unserved("client-key-file", Kind::Text, ""),
-    unserved("compact-hash-check-time", Kind::Duration, "1m0s"),
     unserved("compaction-batch-limit", Kind::Int, "0"),
     unserved("compaction-sleep-interval", Kind::Duration, "0s"),
     unserved("config-file", Kind::Text, ""),
-    unserved("corrupt-check-time", Kind::Duration, "0s"),
     unserved("cors", Kind::Text, "*"),
     unserved("discovery", Kind::Text, ""),
     unserved("discovery-cacert", Kind::Text, ""),
@@ -82,11 +94,8 @@ pub(crate) const UNSERVED: &[Flag] = &[
     unserved("enable-log-rotation", Kind::Bool, "false"),
     unserved("enable-pprof", Kind::Bool, "false"),
     unserved("experimental-bootstrap-defrag-threshold-megabytes", Kind::Uint, "0"),
-    unserved("experimental-compact-hash-check-enabled", Kind::Bool, "false"),
-    unserved("experimental-compact-hash-check-time", Kind::Duration, "1m0s"),
     unserved("experimental-compaction-batch-limit", Kind::Int, "0"),
     unserved("experimental-compaction-sleep-interval", Kind::Duration, "0s"),
-    unserved("experimental-corrupt-check-time", Kind::Duration, "0s"),
     unserved("experimental-distributed-tracing-address", Kind::Text, "localhost:4317"),
     unserved("experimental-distributed-tracing-instance-id", Kind::Text, ""),
     unserved("experimental-distributed-tracing-sampling-rate", Kind::Int, "0"),
