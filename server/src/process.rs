@@ -30,7 +30,15 @@ pub fn abort_on_panic() {
 #[must_use]
 pub fn start_again() -> io::Error {
     match std::env::current_exe() {
-        Ok(program) => Command::new(program).args(std::env::args_os().skip(1)).exec(),
+        Ok(program) => {
+            let mut again = Command::new(program);
+            let mut words = std::env::args_os();
+            // The name counts: called etcd, it answers as etcd does.
+            if let Some(name) = words.next() {
+                again.arg0(name);
+            }
+            again.args(words).exec()
+        }
         Err(error) => error,
     }
 }

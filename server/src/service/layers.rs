@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use super::methods::{self, Unknown};
 use super::observe::observe;
 use super::status;
-use crate::metrics::Metrics;
+use crate::metrics::{GrpcMethod, Metrics};
 use crate::node::{Node, RequestError, Unavailable};
 
 /// What the layer needs of the member.
@@ -37,7 +37,8 @@ pub(crate) async fn grpc(State(layer): State<Layer>, request: Request, next: Nex
     };
     layer.metrics.grpc_started(method);
     let response = if methods::is_served(method) {
-        match checked(&layer.node, request.headers()) {
+        let allowed = answers(&layer.node, method);
+        match allowed.and_then(|()| checked(&layer.node, request.headers())) {
             Ok(()) => within(deadline(request.headers()), next.run(request)).await,
             Err(refused) => refusal(refused),
         }
@@ -86,6 +87,15 @@ fn checked(node: &Node, headers: &HeaderMap) -> Result<(), Status> {
         return Err(status::status(RequestError::Unavailable(Unavailable::NoLeader)));
     }
     Ok(())
+}
+
+/// A member whose state is known to be wrong tells how it is doing, and nothing else (hazard B10).
+fn answers(node: &Node, method: &GrpcMethod) -> Result<(), Status> {
+    let tells = ["etcdserverpb.Maintenance", "grpc.health.v1.Health"].contains(&method.service);
+    if tells || !node.fence().is_raised() {
+        return Ok(());
+    }
+    Err(status::status(RequestError::Unavailable(Unavailable::Diverged)))
 }
 
 /// A call that failed before its handler: status in the head, no body.

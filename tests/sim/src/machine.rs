@@ -283,6 +283,13 @@ impl Machine {
         self.state().wants_rebuild
     }
 
+    /// How often in a row its state was rebuilt.
+    #[must_use]
+    pub fn rebuilds(&self) -> u32 {
+        let noted = self.state().stores.divergence();
+        noted.map_or(0, |noted| noted.rebuilds)
+    }
+
     /// The member, while it runs and is up.
     #[must_use]
     pub fn node(&self) -> Option<Arc<Node>> {
