@@ -138,9 +138,6 @@ mutants! {
     FilterForgotten = "filter-forgotten",
     /// A watch from below the compaction mark silently begins at the mark (rule W24).
     CompactedSkipped = "compacted-skipped",
-    /// A watch is created before the hub knows what can be read: its header promises less than the client knew,
-    /// and old events follow (hazard B6, first form).
-    CreatedBehind = "created-behind",
 }
 
 /// Whether this fault is put in. Never, without the feature: what stands behind it is not even compiled in.

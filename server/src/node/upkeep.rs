@@ -90,7 +90,7 @@ pub(crate) async fn follow_checkpoints(
 /// peers that were away, in entries and in bytes (hazards A5, A8).
 fn purge_upto(node: &Node, log: &RaftLog, retention: Retention) -> Option<Index> {
     if active(Mutant::PurgeEarly) {
-        return Some(node.published.applied());
+        log.purge(node.published.view().at());
     }
     let previous = node.checkpoints.purgeable()?.index;
     let by_entries = node.published.applied().0.saturating_sub(retention.entries);

@@ -9,7 +9,6 @@ use std::io;
 use futures_util::{Stream, StreamExt};
 use kvd_core::checkpoint::Meta;
 use kvd_core::ids::{Index, LogId};
-use kvd_core::mutants::{Mutant, active};
 use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot, SnapshotMeta};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
@@ -164,7 +163,9 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         };
         // openraft keeps the meta; who wants the data asks for the current snapshot.
         let capture = self.applier.capture().await.map_err(io::Error::other)?;
-        let meta = if active(Mutant::PurgeEarly) { capture.meta() } else { &meta };
-        Ok(Snapshot { meta: snapshot_meta(meta)?, snapshot: SnapshotData::Live(Box::new(capture)) })
+        Ok(Snapshot {
+            meta: snapshot_meta(&meta)?,
+            snapshot: SnapshotData::Live(Box::new(capture)),
+        })
     }
 }

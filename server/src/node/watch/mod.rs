@@ -25,7 +25,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvd_core::ids::Revision;
-use kvd_core::mutants::{Mutant, active};
 use kvd_core::outcome::Fatal;
 use kvd_core::view::{Access, ReadError, View};
 use tokio::sync::{Notify, watch};
@@ -100,9 +99,6 @@ impl Watches {
     /// Waits until the hub knows everything that can be read here: a watch that is created then misses nothing
     /// and is sent nothing from before it (hazard B6).
     async fn up_to_date(&self) {
-        if active(Mutant::CreatedBehind) {
-            return;
-        }
         let visible = self.published.view().revision();
         let mut revision = self.revision.subscribe();
         // The sender lives as long as this.
