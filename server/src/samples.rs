@@ -47,7 +47,7 @@ impl Samples {
         if !index.0.is_multiple_of(self.every) {
             return;
         }
-        let (revision, compacted) = (state.revision(), state.compacted());
+        let (revision, compacted) = state.marks();
         let sample = Sample { index, hash: state.hash(), revision, compacted };
         let mut kept = self.lock();
         if kept.len() == STATE_SAMPLES_KEPT {

@@ -124,20 +124,15 @@ impl State {
         &self.membership
     }
 
-    /// The store's revision, published or not.
-    pub fn revision(&self) -> Revision {
-        self.revision
+    /// The store's revision and its compaction mark, published or not.
+    pub fn marks(&self) -> (Revision, Option<Revision>) {
+        (self.revision, self.compacted)
     }
 
-    /// The compaction mark; `None` when never compacted (rule M10).
-    pub fn compacted(&self) -> Option<Revision> {
-        self.compacted
-    }
-
-    /// The continuous hashes after the last entry applied, published or not. Costs no more than reading them.
+    /// The continuous hashes after the last entry applied, published or not: two sums that are at hand.
     pub fn hash(&self) -> StateHash {
-        let keys = self.shared.read().index.hash();
-        StateHash { live: keys.wrapping_add(self.rows.hash()), history: self.history_hash }
+        let live = self.shared.read().index.hash().wrapping_add(self.rows.hash());
+        StateHash { live, history: self.history_hash }
     }
 
     /// What a checkpoint of this moment must write; the caller writes it elsewhere while apply goes on. One

@@ -281,7 +281,7 @@ impl Node {
 
     /// Whether this member finished recovery, has the majority's state and is not stopping.
     pub fn is_ready(&self) -> bool {
-        *self.ready.borrow()
+        *self.ready.borrow() && !self.fence.is_raised()
     }
 
     /// Tells when readiness changes.
