@@ -5,16 +5,10 @@
 //! this member. It never waits for a reader, a client or a watcher (hazard B1). Between slices it does bounded
 //! steps of physical compaction and hands checkpoints to the checkpointer.
 
-<<<<<<< ours
 #[cfg(any(test, feature = "testing"))]
 mod forge;
 mod published;
 
-use std::time::Duration;
-=======
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
->>>>>>> theirs
 
 use kvd_core::checkpoint::{Checkpoint, Meta};
 use kvd_core::command::Entry;
