@@ -9,7 +9,6 @@
 mod forge;
 mod published;
 
-
 use kvd_core::checkpoint::{Checkpoint, Meta};
 use kvd_core::command::Entry;
 use kvd_core::event::Event;
