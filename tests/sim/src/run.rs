@@ -204,7 +204,7 @@ impl World<'_> {
         self.nemesis.heal(&mut self.sim, healed_ms);
         let slot = AuditSlot::default();
         let (left, audited) = (Arc::clone(&slot), scene.clone());
-        let members = self.nemesis.left();
+        let members = self.nemesis.whole();
         self.sim.client("auditor", async move {
             audit(audited, members, left, SETTLED).await;
             Ok(())

@@ -120,10 +120,10 @@ impl Nemesis {
         }
     }
 
-    /// The members that are not gone for good.
+    /// The members whose bits are all in place: the others may be gone for good, or find out any time.
     #[must_use]
-    pub fn left(&self) -> Vec<usize> {
-        (0..self.machines.len()).filter(|member| self.lost != Some(*member)).collect()
+    pub fn whole(&self) -> Vec<usize> {
+        (0..self.machines.len()).filter(|member| self.rotten != Some(*member)).collect()
     }
 
     /// Notices what became of the members, and ends what is due; called after each tick.
