@@ -78,6 +78,8 @@ struct State {
     stores: MemStores,
     /// Why the checkpoints are of no use, if so: they were lost.
     broken: Option<String>,
+    /// Its data directory's mark.
+    incarnation: u64,
     rng: StdRng,
     sync_ms: u64,
     /// The disk as of the moment its power was cut, if it was cut in the middle of a sync.
@@ -121,6 +123,7 @@ impl Machine {
             disk: SimDisk::new(),
             stores: MemStores::new(),
             broken: None,
+            incarnation: index as u64 + 101,
             rng: StdRng::seed_from_u64(seed),
             sync_ms: flags.sync_ms,
             cut: Arc::default(),
@@ -199,6 +202,15 @@ impl Machine {
     /// Turns one bit of what lies on the device around; false if there is nothing yet. Its host must not run.
     pub fn rot(&self, seed: u64) -> bool {
         self.state().disk.rot("wal", seed).is_some()
+    }
+
+    /// Everything is lost, as after an exchange of the device. Its host must not run.
+    pub fn wipe(&self) {
+        let mut state = self.state();
+        state.disk = SimDisk::new();
+        state.stores = MemStores::new();
+        state.broken = None;
+        state.incarnation += NAMES.len() as u64;
     }
 
     /// All checkpoints are lost; the log stays. Its host must not run.
@@ -442,7 +454,7 @@ impl Machine {
             wal: "wal".into(),
             sync_delay: Arc::new(move || sync_delay(&slow)),
             segment_bytes: SEGMENT_BYTES,
-            incarnation: Incarnation(self.index as u64 + 101),
+            incarnation: Incarnation(state.incarnation),
             stores: Arc::new(state.stores.clone()),
             broken: state.broken.clone(),
             space,

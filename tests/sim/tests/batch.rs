@@ -35,12 +35,12 @@ const NEEDED: &[&str] = &[
     "links cut in one direction",
     "links held back",
     "lossy links",
+    "members gone for good",
     "orderly stops",
     "power cuts",
     "power cuts in a sync",
     "restarts",
     "rotten bits",
-    "rotten logs refused",
     "slow disks",
     "slow links",
     "snapshots sent",
@@ -50,6 +50,7 @@ const NEEDED: &[&str] = &[
     "watches ended by compaction",
     "watches resumed",
     "windows searched",
+    "wiped disks",
 ];
 
 fn runner() -> Runner {

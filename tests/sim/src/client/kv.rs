@@ -79,7 +79,10 @@ impl Kv {
     /// A put of what nobody put before.
     fn put(&mut self, key: &str) -> PutRequest {
         self.written += 1;
-        PutRequest::of(key, format!("{}.{}", self.client, self.written))
+        // Now and then one that fills several of the disk's sectors: those can be torn.
+        let padding = if self.rng.random_bool(0.1) { self.rng.random_range(0..3000) } else { 0 };
+        let value = format!("{}.{}.{}", self.client, self.written, ".".repeat(padding));
+        PutRequest::of(key, value)
     }
 
     /// Puts a key if it was last changed when this client thinks, else reads it.

@@ -124,7 +124,7 @@ async fn live(scene: &Scene, rng: &mut StdRng, watch: WatchId, request: &WatchRe
     };
     let enough = tokio::time::Instant::now() + Duration::from_millis(rng.random_range(100..3000));
     while scene.goes_on() {
-        if rng.random_bool(0.1) {
+        if rng.random_bool(0.35) {
             stream.ask_progress().await;
         }
         let response = match tokio::time::timeout_at(enough, stream.next()).await {

@@ -17,14 +17,16 @@ pub enum Fault {
     Full,
     /// A bit on the medium turns around while the member is down: it must refuse to start, or not need it.
     Rot,
+    /// Everything is gone, as after an exchange of the device: the member must not take part under its old name.
+    Wiped,
     /// The checkpoints are gone: the member fetches the state from another.
     NoCheckpoints,
 }
 
 impl Fault {
     /// Every one.
-    pub const ALL: [Self; 5] =
-        [Self::Slow, Self::Failing, Self::Full, Self::Rot, Self::NoCheckpoints];
+    pub const ALL: [Self; 6] =
+        [Self::Slow, Self::Failing, Self::Full, Self::Rot, Self::Wiped, Self::NoCheckpoints];
 }
 
 impl Nemesis {
@@ -62,13 +64,20 @@ impl Nemesis {
                     self.rotten = Some(member);
                 }
             }
+            // Until a member has told its name, nobody can know its disk.
+            Fault::Wiped if self.rotten.is_none() && self.is_whole(member) => {
+                self.crash(sim, member, true, now_ms);
+                self.machines[member].wipe();
+                self.coverage.count("wiped disks");
+                self.rotten = Some(member);
+            }
             // Two without a state could wait for each other.
             Fault::NoCheckpoints if self.rotten.is_none() && self.is_whole(member) => {
                 self.crash(sim, member, false, now_ms);
                 self.machines[member].lose_checkpoints();
                 self.coverage.count("checkpoints lost");
             }
-            Fault::Rot | Fault::NoCheckpoints => {}
+            Fault::Rot | Fault::Wiped | Fault::NoCheckpoints => {}
         }
     }
 

@@ -5,8 +5,8 @@
 //! - [`disk`]: devices that are slow, fail, fill up, rot; checkpoints that are lost.
 //! - [`clock`]: clocks that jump ahead or run fast.
 //!
-//! Faults stay within what a cluster must survive: bits rot on one member at most, and checkpoints are lost on
-//! one at a time.
+//! Faults stay within what a cluster must survive: bits rot on one member at most, or it loses all of them, and
+//! checkpoints are lost on one at a time.
 
 pub mod clock;
 pub mod disk;
@@ -80,9 +80,9 @@ pub struct Nemesis {
     down: Vec<bool>,
     /// Whose device failed, so that it may stop by itself.
     excused: Vec<bool>,
-    /// Whose bits rot.
+    /// Whose bits rot, or are all gone.
     rotten: Option<usize>,
-    /// Gone for good: its rotten log was refused.
+    /// Gone for good: what it had left was refused.
     lost: Option<usize>,
     /// What happened so far.
     pub coverage: Coverage,
@@ -204,7 +204,7 @@ impl Nemesis {
             }
             Some(Stop::Refused(reason) | Stop::Fatal(reason)) if self.rotten == Some(member) => {
                 tracing::info!(reason, "gone for good");
-                self.coverage.count("rotten logs refused");
+                self.coverage.count("members gone for good");
                 self.lost = Some(member);
                 sim.crash(NAMES[member]);
                 self.down[member] = true;
