@@ -226,7 +226,7 @@ impl Certificate {
     }
 
     /// Another witness told this before.
-    fn compare(&self, told: &Told) -> Result<(), Violation> {
+    fn compare(&self, told: &Told<'_>) -> Result<(), Violation> {
         let Some(change) = self.log.get(told.revision) else { return Ok(()) };
         if change::same(&change.events, &told.events) {
             return Ok(());

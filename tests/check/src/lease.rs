@@ -194,12 +194,12 @@ impl Leases {
 
     /// Whether the leases that a put hangs on can be there, or not be there.
     fn put_ended(&mut self, at: Nanos, operation: &Operation) -> Result<(), Violation> {
+        if !operation.request.uses_lease() {
+            return Ok(());
+        }
         let puts = operation.request.puts();
         let used: BTreeSet<LeaseId> =
             puts.iter().map(|put| put.lease).filter(|lease| *lease != 0).collect();
-        if used.is_empty() {
-            return Ok(());
-        }
         match &operation.outcome {
             Outcome::Refused(Refusal::LeaseNotFound) => {
                 // With several, it is not told which was missing.

@@ -3,6 +3,7 @@
 //! A witness is a watch of one member for all keys from revision 1 on. Each must be told every revision once,
 //! in order, and all must be told the same. Whoever is told of a revision first makes the log.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -74,15 +75,15 @@ impl Log {
 pub(crate) struct Witnesses {
     cursors: BTreeMap<Member, Cursor>,
     /// Told by a witness that missed some before, which no other has told yet.
-    early: BTreeMap<Revision, Told>,
+    early: BTreeMap<Revision, Told<'static>>,
 }
 
 /// A revision as a witness was told of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+#[derive(Clone, Debug)]
+pub(crate) struct Told<'a> {
     pub(crate) member: Member,
     pub(crate) revision: Revision,
-    pub(crate) events: Vec<Event>,
+    pub(crate) events: Cow<'a, [Event]>,
     pub(crate) at: Nanos,
 }
 
@@ -106,11 +107,11 @@ impl Witnesses {
     }
 
     /// What a response tells, revision by revision.
-    pub(crate) fn read(
+    pub(crate) fn read<'a>(
         &mut self,
         member: Member,
-        response: &Response,
-    ) -> Result<Vec<Told>, Violation> {
+        response: &'a Response,
+    ) -> Result<Vec<Told<'a>>, Violation> {
         let cursor = self.cursors.entry(member).or_default();
         if response.created || response.canceled {
             // A new stream begins at a whole revision; history before a compaction is never told.
@@ -121,18 +122,17 @@ impl Witnesses {
         if response.is_progress() {
             return cursor.progress(member, response.revision).map(|()| Vec::new());
         }
-        let mut told: Vec<Told> = Vec::new();
-        for event in cursor.begun.drain(..).chain(response.events.iter().cloned()) {
-            let revision = event.kv.mod_revision;
-            match told.last_mut() {
-                Some(last) if last.revision == revision => last.events.push(event),
-                _ => told.push(Told { member, revision, events: vec![event], at: response.at }),
-            }
+        let whole = response.events.chunk_by(|a, b| a.kv.mod_revision == b.kv.mod_revision);
+        let mut told: Vec<Told<'a>> = Vec::new();
+        for events in whole {
+            let revision = events[0].kv.mod_revision;
+            told.push(Told { member, revision, events: events.into(), at: response.at });
         }
+        cursor.go_on(&mut told);
         if response.fragment
             && let Some(last) = told.pop()
         {
-            cursor.begun = last.events;
+            cursor.begun = last.events.into_owned();
         }
         for told in &told {
             cursor.advance(member, told.revision)?;
@@ -141,16 +141,31 @@ impl Witnesses {
     }
 
     /// Keeps what comes too early; gives back what can be appended after `head`.
-    pub(crate) fn park(&mut self, told: Told) {
-        self.early.entry(told.revision).or_insert(told);
+    pub(crate) fn park(&mut self, told: Told<'_>) {
+        let events = Cow::Owned(told.events.into_owned());
+        self.early.entry(told.revision).or_insert(Told { events, ..told });
     }
 
-    pub(crate) fn unpark(&mut self, revision: Revision) -> Option<Told> {
+    pub(crate) fn unpark(&mut self, revision: Revision) -> Option<Told<'static>> {
         self.early.remove(&revision)
     }
 }
 
 impl Cursor {
+    /// Puts what a fragment began before what goes on with it.
+    fn go_on(&mut self, told: &mut Vec<Told<'_>>) {
+        let Some(first) = told.first_mut().filter(|_| !self.begun.is_empty()) else { return };
+        let mut begun = std::mem::take(&mut self.begun);
+        let revision = begun[0].kv.mod_revision;
+        if first.revision == revision {
+            begun.extend(first.events.iter().cloned());
+            first.events = Cow::Owned(begun);
+            return;
+        }
+        let (member, at) = (first.member, first.at);
+        told.insert(0, Told { member, revision, events: Cow::Owned(begun), at });
+    }
+
     fn progress(&self, member: Member, revision: Revision) -> Result<(), Violation> {
         if revision < self.next {
             return Ok(());

@@ -27,7 +27,7 @@ pub struct Effect {
 /// # Errors
 /// It reads a revision that is not there yet, or is gone.
 pub fn evaluate(view: View<'_>, request: &Request) -> Result<Effect, Refusal> {
-    let mut work = Work { view, written: BTreeMap::new(), events: Vec::new() };
+    let mut work = Work { view, events: Vec::new() };
     let reply = match request {
         Request::Range(range) => Reply::Range(work.read(range)?),
         Request::Put(put) => work.put(put),
@@ -48,7 +48,7 @@ pub fn evaluate(view: View<'_>, request: &Request) -> Result<Effect, Refusal> {
 /// The deletes that the end of a lease with these keys makes.
 #[must_use]
 pub fn lease_end(view: View<'_>, keys: &[Bytes]) -> Vec<Event> {
-    let mut work = Work { view, written: BTreeMap::new(), events: Vec::new() };
+    let mut work = Work { view, events: Vec::new() };
     for key in keys {
         work.delete(&DeleteRequest { keys: KeyRange::one(key.clone()), prev_kv: false });
     }
@@ -134,8 +134,6 @@ fn readable(view: View<'_>, revision: Revision) -> Result<Option<View<'_>>, Refu
 /// A request at work: the store before it, and what it did so far.
 struct Work<'a> {
     view: View<'a>,
-    /// Keys that it wrote; none where it deleted.
-    written: BTreeMap<Bytes, Option<KeyValue>>,
     events: Vec<Event>,
 }
 
@@ -159,8 +157,8 @@ impl Work<'_> {
     }
 
     fn get(&self, key: &Bytes) -> Option<KeyValue> {
-        match self.written.get(key) {
-            Some(written) => written.clone(),
+        match self.events.iter().rev().find(|event| event.kv.key == *key) {
+            Some(event) => (event.kind == EventKind::Put).then(|| event.kv.clone()),
             None => self.view.get(key).cloned(),
         }
     }
@@ -171,13 +169,15 @@ impl Work<'_> {
             return self.get(key).into_iter().collect();
         }
         let before = self.view.range(keys).into_iter();
-        if self.written.is_empty() {
+        if self.events.is_empty() {
             return before.cloned().collect();
         }
         let mut merged: BTreeMap<Bytes, Option<KeyValue>> =
             before.map(|kv| (kv.key.clone(), Some(kv.clone()))).collect();
-        let written = self.written.iter().filter(|(key, _)| keys.contains(key));
-        merged.extend(written.map(|(key, kv)| (key.clone(), kv.clone())));
+        for event in self.events.iter().filter(|event| keys.contains(&event.kv.key)) {
+            let kv = (event.kind == EventKind::Put).then(|| event.kv.clone());
+            merged.insert(event.kv.key.clone(), kv);
+        }
         merged.into_values().flatten().collect()
     }
 
@@ -231,7 +231,6 @@ impl Work<'_> {
         let created = put && kv.create_revision == kv.mod_revision;
         // A watch looks at the revision before, not at earlier parts of this one (W19).
         let prev_kv = if created { None } else { self.view.get(&kv.key).cloned() };
-        self.written.insert(kv.key.clone(), put.then(|| kv.clone()));
         self.events.push(Event { kind, kv, prev_kv });
     }
 }

@@ -256,6 +256,16 @@ impl Request {
         }
     }
 
+    /// Whether it may hang a key on a lease.
+    #[must_use]
+    pub fn uses_lease(&self) -> bool {
+        match self {
+            Self::Put(put) => put.lease != 0,
+            Self::Txn(_) => self.puts().iter().any(|put| put.lease != 0),
+            _ => false,
+        }
+    }
+
     /// All puts that it may do.
     #[must_use]
     pub fn puts(&self) -> Vec<&PutRequest> {

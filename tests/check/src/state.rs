@@ -12,7 +12,7 @@ use crate::request::{KeyRange, LeaseId, Revision};
 pub struct State {
     keys: BTreeMap<Bytes, Versions>,
     /// Those that are there now, so that nobody walks over what was deleted.
-    live: BTreeSet<Bytes>,
+    live: BTreeMap<Bytes, KeyValue>,
     revision: Revision,
     oldest: Revision,
     /// Where a key got a new version, oldest first: from that revision on the one before is no use.
@@ -31,7 +31,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             keys: BTreeMap::new(),
-            live: BTreeSet::new(),
+            live: BTreeMap::new(),
             revision: 1,
             oldest: 1,
             superseded: VecDeque::new(),
@@ -98,8 +98,8 @@ impl State {
             if put && event.kv.lease != 0 {
                 self.attached.entry(event.kv.lease).or_default().insert(key.clone());
             }
-            if put {
-                self.live.insert(key.clone());
+            if let Some(kv) = &kv {
+                self.live.insert(key.clone(), kv.clone());
             } else {
                 self.live.remove(key);
             }
@@ -151,6 +151,9 @@ impl<'a> View<'a> {
     /// A key, if it is there.
     #[must_use]
     pub fn get(self, key: &[u8]) -> Option<&'a KeyValue> {
+        if self.revision == self.state.revision {
+            return self.state.live.get(key);
+        }
         self.state.keys.get(key).and_then(|versions| self.pick(versions))
     }
 
@@ -166,23 +169,28 @@ impl<'a> View<'a> {
             return meant.filter_map(|(_, versions)| self.pick(versions)).collect();
         };
         let live = self.state.live.range(keys.key.clone()..);
-        let live = live.take_while(|key| keys.contains(key));
+        let live = live.take_while(|(key, _)| keys.contains(key));
         if changed.is_empty() {
-            return live.filter_map(|key| self.get(key)).collect();
+            return live.map(|(_, kv)| kv).collect();
         }
-        let mut meant: Vec<&Bytes> = live.collect();
-        meant.extend(changed.into_iter().filter(|key| keys.contains(key)));
-        meant.sort_unstable();
-        meant.dedup();
-        meant.into_iter().filter_map(|key| self.get(key)).collect()
+        // Those that did not change since, and those that did as they were.
+        let same = live.filter(|(key, _)| changed.binary_search(key).is_err());
+        let mut found: Vec<&KeyValue> = same.map(|(_, kv)| kv).collect();
+        let other = changed.iter().filter(|key| keys.contains(key));
+        found.extend(other.filter_map(|key| self.get(key)));
+        found.sort_unstable_by_key(|kv| &kv.key);
+        found
     }
 
-    /// The keys that changed after it, if they are few.
+    /// The keys that changed after it, in order, if they are few.
     fn changed_since(self) -> Option<Vec<&'a Bytes>> {
         let later = self.state.superseded.iter().rev();
         let later = later.take_while(|(at, _)| *at > self.revision).take(CHANGED_MAX);
-        let changed: Vec<&Bytes> = later.map(|(_, key)| key).collect();
-        (changed.len() < CHANGED_MAX).then_some(changed)
+        let mut changed: Vec<&Bytes> = later.map(|(_, key)| key).collect();
+        let few = changed.len() < CHANGED_MAX;
+        changed.sort_unstable();
+        changed.dedup();
+        few.then_some(changed)
     }
 
     fn pick(self, versions: &'a Versions) -> Option<&'a KeyValue> {

@@ -32,7 +32,7 @@ pub(super) fn same(one: &[Event], other: &[Event]) -> bool {
 
 impl Certificate {
     /// Appends the next revision to the log.
-    pub(super) fn append(&mut self, told: Told) -> Result<Change, Violation> {
+    pub(super) fn append(&mut self, told: Told<'_>) -> Result<Change, Violation> {
         let revision = told.revision;
         let origin = match self.operations.writer_of(&told.events) {
             Some(op) => self.written_by(op, &told)?,
@@ -65,7 +65,7 @@ impl Certificate {
     }
 
     /// A revision with a put of this operation.
-    fn written_by(&mut self, op: OpId, told: &Told) -> Result<Origin, Violation> {
+    fn written_by(&mut self, op: OpId, told: &Told<'_>) -> Result<Origin, Violation> {
         let entry = self.entry(op);
         let operation = &entry.operation;
         let revision = told.revision;
@@ -101,7 +101,7 @@ impl Certificate {
             // It reads a past that is not kept, so what it did cannot be told.
             Err(Refusal::Compacted) => {
                 self.counts.unjudged += 1;
-                let events = told.events.clone();
+                let events = told.events.to_vec();
                 return Ok(Origin {
                     events,
                     writer: Some(op),
@@ -129,7 +129,7 @@ impl Certificate {
     }
 
     /// A revision without a put that is known: deletes that a client asked for, or the end of a lease.
-    fn without_mark(&self, told: &Told) -> Result<Origin, Violation> {
+    fn without_mark(&self, told: &Told<'_>) -> Result<Origin, Violation> {
         let (revision, events) = (told.revision, &told.events);
         if events.iter().any(|event| event.kind == EventKind::Put) {
             let text = format!("nobody asked for revision {revision}: {events:?}");
@@ -150,7 +150,7 @@ impl Certificate {
     }
 
     /// Deletes that nobody was acknowledged yet.
-    fn unclaimed(&self, told: &Told) -> Result<Origin, Violation> {
+    fn unclaimed(&self, told: &Told<'_>) -> Result<Origin, Violation> {
         let view = self.state.now();
         let candidates = self.operations.unmarked().filter(|entry| {
             let effect = evaluate(view, &entry.operation.request);
@@ -185,7 +185,7 @@ impl Certificate {
         Err(Violation::new(Kind::LeasePartial, text))
     }
 
-    fn before_is_right(&self, told: &Told, events: &[Event]) -> Result<(), Violation> {
+    fn before_is_right(&self, told: &Told<'_>, events: &[Event]) -> Result<(), Violation> {
         for (told, event) in told.events.iter().zip(events) {
             if told.prev_kv.is_some() && told.prev_kv != event.prev_kv {
                 let must = &event.prev_kv;

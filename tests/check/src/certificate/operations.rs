@@ -1,6 +1,7 @@
 //! Operations that still matter: open, waiting for the log, unknown; and some that just were.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::bytes::Bytes;
 use crate::event::{Event, EventKind};
@@ -12,7 +13,7 @@ use crate::violation::{Kind, Violation};
 use super::time::Known;
 
 /// Resolved operations that are kept to show them in a violation, at most.
-const RESOLVED_MAX: usize = 10_000;
+const RESOLVED_MAX: usize = 2_000;
 
 /// An operation with what is known of it.
 #[derive(Debug)]
@@ -33,10 +34,29 @@ impl Entry {
     }
 }
 
+/// Spreads the numbers of operations: they are ours, so nobody chooses them to collide.
+#[derive(Debug, Default)]
+struct ByNumber(u64);
+
+impl Hasher for ByNumber {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(self.0 ^ u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // The golden ratio in 64 bits: neighbours end up far from each other.
+        self.0 = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Operations {
-    entries: HashMap<OpId, Entry>,
+    entries: HashMap<OpId, Entry, BuildHasherDefault<ByNumber>>,
     next: u64,
     open: BTreeSet<OpId>,
     /// Whose put a key and value are.
@@ -51,7 +71,7 @@ pub(super) struct Operations {
 impl Operations {
     pub(super) fn new(kept: usize) -> Self {
         Self {
-            entries: HashMap::new(),
+            entries: HashMap::default(),
             next: 0,
             open: BTreeSet::new(),
             marks: HashMap::new(),

@@ -100,7 +100,8 @@ impl World {
 
     fn draw_list(&mut self) -> Request {
         let all = RangeRequest::of(KeyRange::all());
-        let revision = self.rng.random_range(1..=self.revision());
+        let newest = self.revision();
+        let revision = self.rng.random_range((newest - 100).max(1)..=newest);
         Request::Range(match self.rng.random_range(0..6) {
             0 => RangeRequest { serializable: true, ..all },
             1 => RangeRequest { keys_only: true, limit: 2, ..all },
