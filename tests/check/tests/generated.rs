@@ -15,7 +15,7 @@ fn correct_histories_are_not_accused() {
         let recorded = generate(seed, SMALL);
         let shown = recorded.feeds.iter().filter(|_| seeds(HISTORIES).count() == 1);
         shown.for_each(|feed| println!("{feed:?}"));
-        let checked = recorded.into_check(limits());
+        let checked = recorded.check(limits());
         let summary = checked.unwrap_or_else(|violation| panic!("KVD_SEED={seed}: {violation}"));
         add(&mut total, &summary);
     }

@@ -4,7 +4,7 @@ use kvd_check::certificate::Certificate;
 use kvd_check::search::{Fate, Step, Window};
 use kvd_check::{
     Acquisition, Caller, Checker, Event, EventKind, FinalRead, History, Limits, Member, Nanos,
-    OpId, Operation, Outcome, Reply, Request, Response, Revision, Summary, Violation, WatchId,
+    OpId, Operation, Outcome, Request, Response, Revision, Summary, Violation, WatchId,
     WatchRequest,
 };
 
@@ -64,24 +64,8 @@ impl Recorded {
 
     /// What a checker says of it.
     pub(crate) fn check(&self, limits: Limits) -> Result<Summary, Violation> {
-        self.clone().into_check(limits)
-    }
-
-    /// The same, without a copy.
-    pub(crate) fn into_check(self, limits: Limits) -> Result<Summary, Violation> {
         let mut checker = Checker::new(limits);
-        for feed in self.feeds {
-            match feed {
-                Feed::Begin(at, caller, request) => drop(checker.begin(at, caller, request)),
-                Feed::End(at, op, outcome) => checker.end(at, op, outcome),
-                Feed::Witness(member, response) => checker.witness(member, &[response]),
-                Feed::Watch(at, request) => drop(checker.watch(at, request)),
-                Feed::Sent(watch, response) => checker.watch_response(watch, response),
-                Feed::WatchEnd(at, watch) => checker.watch_end(at, watch),
-                Feed::Acquired(at, told) => checker.acquired(at, told),
-                Feed::Healthy(from, to) => checker.healthy(from, to),
-            }
-        }
+        self.feeds.iter().cloned().for_each(|feed| tell(&mut checker, feed));
         checker.finish(self.ended, &self.finals)
     }
 
@@ -157,6 +141,20 @@ impl Recorded {
     }
 }
 
+/// Tells a checker of one thing.
+pub(crate) fn tell(checker: &mut Checker, feed: Feed) {
+    match feed {
+        Feed::Begin(at, caller, request) => drop(checker.begin(at, caller, request)),
+        Feed::End(at, op, outcome) => checker.end(at, op, outcome),
+        Feed::Witness(member, response) => checker.witness(member, &[response]),
+        Feed::Watch(at, request) => drop(checker.watch(at, request)),
+        Feed::Sent(watch, response) => checker.watch_response(watch, response),
+        Feed::WatchEnd(at, watch) => checker.watch_end(at, watch),
+        Feed::Acquired(at, told) => checker.acquired(at, told),
+        Feed::Healthy(from, to) => checker.healthy(from, to),
+    }
+}
+
 /// An operation as a search sees it; none if it says nothing of keys as they are now.
 fn step(operation: &Operation, window: &Window, resolved: bool) -> Option<Step> {
     let Operation { id, begun, ended, request, outcome, .. } = operation.clone();
@@ -182,12 +180,4 @@ fn step(operation: &Operation, window: &Window, resolved: bool) -> Option<Step> 
     );
     let reads_stale = request.is_serializable();
     (of_keys && !past && !reads_stale).then_some(Step { id: Some(id), begun, request, fate })
-}
-
-/// The reply of an operation that was answered, to change it.
-pub(crate) fn reply_mut(feed: &mut Feed) -> Option<&mut Reply> {
-    match feed {
-        Feed::End(_, _, Outcome::Answered { reply, .. }) => Some(reply),
-        _ => None,
-    }
 }

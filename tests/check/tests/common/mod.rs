@@ -17,10 +17,13 @@ use kvd_check::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-pub(crate) use feed::{Feed, Recorded, limits};
+pub(crate) use feed::{Feed, Recorded, limits, tell};
 
 /// Nanoseconds of a millisecond.
 pub(crate) const MS: Nanos = 1_000_000;
+
+/// What is handed over at once.
+const AT_ONCE: usize = 1_000;
 
 /// The store's members.
 pub(crate) const MEMBERS: u64 = 3;
@@ -127,6 +130,13 @@ pub(crate) struct World {
 
 /// A history of a correct store.
 pub(crate) fn generate(seed: u64, shape: Shape) -> Recorded {
+    let mut feeds = Vec::new();
+    let end = generate_into(seed, shape, &mut |some| feeds.extend(some));
+    Recorded { feeds, ..end }
+}
+
+/// The same, handed over a few at a time while it happens; what is left is the end.
+pub(crate) fn generate_into(seed: u64, shape: Shape, take: &mut dyn FnMut(Vec<Feed>)) -> Recorded {
     let members = 1..=MEMBERS;
     let mut world = World {
         rng: StdRng::seed_from_u64(seed),
@@ -148,7 +158,7 @@ pub(crate) fn generate(seed: u64, shape: Shape) -> Recorded {
         unique: 0,
         out: Recorded::default(),
     };
-    world.run();
+    world.run(take);
     world.out
 }
 
@@ -162,7 +172,7 @@ pub(crate) fn seeds(usual: u64) -> std::ops::Range<u64> {
 }
 
 impl World {
-    fn run(&mut self) {
+    fn run(&mut self, take: &mut dyn FnMut(Vec<Feed>)) {
         for client in 0..self.shape.clients {
             self.clients.push(Client { name: client, ..Client::default() });
             self.later(100 * MS, Next::Ask(client));
@@ -177,8 +187,12 @@ impl World {
         while let Some(((at, _), next)) = self.queue.pop_first() {
             self.now = at;
             self.happen(next);
+            if self.out.feeds.len() >= AT_ONCE {
+                take(std::mem::take(&mut self.out.feeds));
+            }
         }
         self.settle();
+        take(std::mem::take(&mut self.out.feeds));
     }
 
     /// Queues something for a random moment within a span from now.
