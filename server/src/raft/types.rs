@@ -150,3 +150,23 @@ pub(crate) fn entry(of: RaftEntry) -> Entry {
         membership: of.payload.membership.as_ref().map(membership),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hazard A9: two leaders may exist in one term; without the node their entries would look equal.
+    #[test]
+    fn an_entrys_name_keeps_its_leader() {
+        let id = |term, node, index| LogId {
+            term: Term(term),
+            node: MemberId(node),
+            index: Index(index),
+        };
+        for name in [id(3, 7, 1), id(3, 8, 1), id(4, 7, 9)] {
+            assert_eq!(raft_log_id(name).map(|there| log_id(&there)), Some(name));
+        }
+        assert_ne!(raft_log_id(id(3, 7, 1)), raft_log_id(id(3, 8, 1)));
+        assert_eq!(raft_log_id(id(3, 7, 0)), None, "openraft counts from zero, we from one");
+    }
+}
