@@ -5,6 +5,7 @@
 mod away;
 mod disk_full;
 mod diverged;
+mod hazards;
 mod kill9;
 mod kube;
 mod kube_requests;
