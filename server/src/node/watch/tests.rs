@@ -234,3 +234,31 @@ async fn many_watches_of_the_past_are_served_at_once() {
     client.take_all(scene.revision).await;
     client.check(&scene.model, scene.revision);
 }
+
+/// Events are encoded once for all who want the same, which those who want previous values do not.
+#[tokio::test]
+async fn previous_values_are_for_those_who_want_them() {
+    let mut scene = Scene::new().await;
+    let key = Bytes::from_static(b"k");
+    for value in ["before", "after"] {
+        scene.apply(vec![Command::Put(put(&key, Bytes::from(value)))]).await;
+    }
+    let mut streams = Vec::new();
+    for prev_kv in [false, true] {
+        let mut create = create(KeyRange::all(), Some(3));
+        create.interest.prev_kv = prev_kv;
+        let (stream, messages) = WatchStream::open(&scene.watches);
+        // Nothing here waits, so both are served by one scan.
+        stream.create(create).await;
+        streams.push((prev_kv, stream, messages));
+    }
+    for (prev_kv, _stream, mut messages) in streams {
+        assert!(matches!(messages.next().await, Some(Ok(Message::Created { .. }))));
+        let Some(Ok(Message::Events { batch, .. })) = messages.next().await else {
+            panic!("the event of revision 3 is missing");
+        };
+        let told = batch.events.concat();
+        let has_previous = told.windows(6).any(|bytes| bytes == b"before");
+        assert_eq!((batch.events.len(), has_previous), (1, prev_kv));
+    }
+}
