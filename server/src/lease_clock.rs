@@ -201,8 +201,12 @@ impl LeaseClock {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
-    use kvd_core::ids::Index;
+    use kvd_core::checkpoint::mem::MemStore;
+    use kvd_core::codec::encode_proposal;
+    use kvd_core::command::{Command, Entry, LeaseGrant, Proposal};
+    use kvd_core::ids::{Index, LogId, MemberId, Term};
     use kvd_core::lease::table::LeaseTerms;
+    use kvd_core::state::{Options, State};
 
     use super::*;
 
@@ -242,6 +246,19 @@ mod tests {
         assert!(waiting.as_mut().now_or_never().is_none());
         clock.follow([(LeaseChange::Renewed { id: LeaseId(1) }, true)].into_iter());
         waiting.await;
+    }
+
+    #[test]
+    fn the_leases_of_a_state_are_taken_up() {
+        let mut state = State::open(Arc::new(MemStore::new()), Options::DEFAULT).unwrap();
+        let grant = Command::LeaseGrant(LeaseGrant { id: LeaseId(7), ttl_seconds: 100 });
+        let log_id = LogId { term: Term(1), node: MemberId(1), index: Index(1) };
+        let proposal = Some(encode_proposal(&Proposal::internal(grant)));
+        state.apply(&Entry { log_id, proposal, membership: None }, false).unwrap();
+        let clock = LeaseClock::new(Duration::from_secs(1));
+        clock.follow([(granted(1, 100), true)].into_iter());
+        clock.load(&state.publish());
+        assert_eq!(clock.by_time_left(), [LeaseId(7)], "and no other is left");
     }
 
     #[test]
