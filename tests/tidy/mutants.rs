@@ -29,6 +29,26 @@ fn only_the_simulator_puts_one_in() {
     assert!(wrong.is_empty(), "only the simulator selects a mutant: {wrong:#?}");
 }
 
+#[test]
+fn each_mutant_has_its_place() {
+    let (list, product): (Vec<_>, Vec<_>) = rust_files()
+        .into_iter()
+        .filter(|file| file.path.starts_with("server/"))
+        .partition(|file| file.path == "server/core/src/mutants.rs");
+    let names = list.iter().flat_map(|file| file.text.lines()).filter_map(|line| {
+        let (name, text) = line.trim().split_once(" = \"")?;
+        text.ends_with("\",").then_some(name)
+    });
+    let names: Vec<&str> = names.collect();
+    assert!(names.len() >= 25, "the mutants were not found: {names:?}");
+    let stands = |name: &str| {
+        let condition = format!("active(Mutant::{name})");
+        product.iter().any(|file| file.text.contains(&condition))
+    };
+    let gone: Vec<_> = names.into_iter().filter(|name| !stands(name)).collect();
+    assert!(gone.is_empty(), "these mutants stand nowhere in the product: {gone:?}");
+}
+
 /// Lines of a manifest that name the feature, other than one that offers it where that is allowed. Features that
 /// cargo enables unasked, and those that a dependency is given, are never such a line.
 fn asked_for(manifest: &str, may_offer: bool) -> impl Iterator<Item = &str> {
