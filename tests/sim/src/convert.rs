@@ -1,8 +1,8 @@
 //! The checkers' requests and answers as messages of the wire, and back.
 
 use kvd_check::{
-    Compare, DeleteRequest, Event, EventKind, KeyRange, KeyValue, PutRequest, RangeReply, RangeRequest, Relation,
-    Reply, Response, Target, TxnOp, TxnRequest, WatchRequest,
+    Compare, DeleteRequest, Event, EventKind, KeyRange, KeyValue, PutRequest, RangeReply,
+    RangeRequest, Relation, Reply, Response, Target, TxnOp, TxnRequest, WatchRequest,
 };
 use kvd_proto::etcdserverpb as pb;
 use kvd_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};

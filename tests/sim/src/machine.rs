@@ -390,11 +390,7 @@ impl Machine {
         }
     }
 
-    async fn start(
-        &self,
-        fatal: &FatalSignal,
-        shutdown: &Shutdown,
-    ) -> Result<Arc<Node>, String> {
+    async fn start(&self, fatal: &FatalSignal, shutdown: &Shutdown) -> Result<Arc<Node>, String> {
         let text = |error: &dyn std::error::Error| error.to_string();
         let peers = SimNet.listen(String::new(), PEER_PORT).await.map_err(|e| text(&e))?;
         let clients = SimNet.listen(String::new(), CLIENT_PORT).await.map_err(|e| text(&e))?;
@@ -472,9 +468,7 @@ impl Machine {
 }
 
 /// Looks at the device's room now and then, as a server does.
-fn watch_space(
-    disk: &Arc<dyn Disk>,
-) -> std::io::Result<(Arc<SpaceWatch>, watch::Receiver<Level>)> {
+fn watch_space(disk: &Arc<dyn Disk>) -> std::io::Result<(Arc<SpaceWatch>, watch::Receiver<Level>)> {
     let thresholds = Thresholds { low_bytes: 6 * SEGMENT_BYTES, critical_bytes: 3 * SEGMENT_BYTES };
     let space = SpaceWatch::new(Arc::clone(disk), "ballast".into(), thresholds, SPACE_POLL)?;
     let space = Arc::new(space);

@@ -6,8 +6,8 @@ use std::hash::Hasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvd_check::{
-    Caller, Checker, FinalRead, Limits, Member, Nanos, OpId, Outcome, Request, Response, Summary, Violation, WatchId,
-    WatchRequest,
+    Caller, Checker, FinalRead, Limits, Member, Nanos, OpId, Outcome, Request, Response, Summary,
+    Violation, WatchId, WatchRequest,
 };
 
 /// The record of a run; clones share it.

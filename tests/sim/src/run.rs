@@ -99,8 +99,13 @@ pub fn run(seed: u64) -> Result<Report, String> {
     };
     clients(&mut sim, &scene, &plan, &mut rng);
     let nemesis = Nemesis::new(rng.random(), plan.kinds, machines.clone(), plan.latency_max);
-    let mut world =
-        World { sim, machines, nemesis, invariants: Invariants::new(), observer: Observer::default() };
+    let mut world = World {
+        sim,
+        machines,
+        nemesis,
+        invariants: Invariants::new(),
+        observer: Observer::default(),
+    };
     let audit = world.live(&scene)?;
     report(&world, &scene, &plan.flags, &audit)
 }

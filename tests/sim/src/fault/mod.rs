@@ -91,12 +91,7 @@ pub struct Nemesis {
 impl Nemesis {
     /// Breaks these machines in these ways.
     #[must_use]
-    pub fn new(
-        seed: u64,
-        kinds: Vec<Kind>,
-        machines: Vec<Machine>,
-        latency_max: Duration,
-    ) -> Self {
+    pub fn new(seed: u64, kinds: Vec<Kind>, machines: Vec<Machine>, latency_max: Duration) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let period_ms = rng.random_range(200..1200);
         // Some runs have time to come up, others begin in trouble.
