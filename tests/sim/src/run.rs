@@ -239,7 +239,9 @@ impl World<'_> {
         self.sim.step().map_err(|error| format!("a host failed: {error}"))?;
         let now_ms = self.now_ms();
         self.nemesis.tick(&mut self.sim, now_ms).map_err(|what| self.at(&what))?;
-        let glances: Vec<_> = self.machines.iter().filter_map(Machine::glance).collect();
+        let wiped = self.nemesis.wiped();
+        let glances = self.machines.iter().filter_map(Machine::glance);
+        let glances: Vec<_> = glances.filter(|glance| Some(glance.member) != wiped).collect();
         self.observer.look(&glances);
         self.invariants.look(&glances).map_err(|what| self.at(&what))?;
         match scene.record.violation() {

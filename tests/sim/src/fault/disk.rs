@@ -69,7 +69,7 @@ impl Nemesis {
                 self.crash(sim, member, true, now_ms);
                 self.machines[member].wipe();
                 self.coverage.count("wiped disks");
-                self.rotten = Some(member);
+                (self.rotten, self.wiped) = (Some(member), Some(member));
             }
             // Two without a state could wait for each other.
             Fault::NoCheckpoints if self.rotten.is_none() && self.is_whole(member) => {

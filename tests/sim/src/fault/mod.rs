@@ -82,6 +82,8 @@ pub struct Nemesis {
     excused: Vec<bool>,
     /// Whose bits rot, or are all gone.
     rotten: Option<usize>,
+    /// Whose device was exchanged: it may start while nobody tells it that it is refused.
+    wiped: Option<usize>,
     /// Gone for good: what it had left was refused.
     lost: Option<usize>,
     /// What happened so far.
@@ -98,7 +100,7 @@ impl Nemesis {
         let next_ms = rng.random_range(0..3000);
         let (down, excused) = (vec![false; machines.len()], vec![false; machines.len()]);
         let (ends, coverage) = (Vec::new(), Coverage::default());
-        let (rotten, lost) = (None, None);
+        let (rotten, wiped, lost) = (None, None, None);
         Self {
             rng,
             kinds,
@@ -110,6 +112,7 @@ impl Nemesis {
             down,
             excused,
             rotten,
+            wiped,
             lost,
             coverage,
         }
@@ -119,6 +122,12 @@ impl Nemesis {
     #[must_use]
     pub fn whole(&self) -> Vec<usize> {
         (0..self.machines.len()).filter(|member| self.rotten != Some(*member)).collect()
+    }
+
+    /// The member that has nothing of what it was, and must not be taken for it.
+    #[must_use]
+    pub fn wiped(&self) -> Option<usize> {
+        self.wiped
     }
 
     /// Notices what became of the members, and ends what is due; called after each tick.
