@@ -58,7 +58,10 @@ fn asked_for(manifest: &str, may_offer: bool) -> impl Iterator<Item = &str> {
             in_features = *line == "[features]";
         }
         let names_it = line.contains("mutants") && !line.starts_with('#');
-        names_it && !(may_offer && in_features && line.starts_with("mutants = ["))
+        let offers = in_features && line.starts_with("mutants = [");
+        // A test's name, and that it is left out without the feature.
+        let of_a_test = matches!(*line, "name = \"mutants\"" | "required-features = [\"mutants\"]");
+        names_it && !(may_offer && (offers || of_a_test))
     })
 }
 

@@ -131,8 +131,8 @@ impl State {
 
     /// The continuous hashes after the last entry applied, published or not: two sums that are at hand.
     pub fn hash(&self) -> StateHash {
-        let live = self.shared.read().index.hash().wrapping_add(self.rows.hash());
-        StateHash { live, history: self.history_hash }
+        let keys = self.shared.read().index.hash();
+        StateHash { live: keys.wrapping_add(self.rows.hash()), history: self.history_hash }
     }
 
     /// What a checkpoint of this moment must write; the caller writes it elsewhere while apply goes on. One
@@ -375,8 +375,7 @@ impl State {
 
     /// The revision grew by one if a key changed, else not at all (invariant 5).
     fn written(&mut self, written: Written, response: Response) -> Done {
-        self.history_hash = written.history_hash;
-        self.revision = written.revision;
+        (self.history_hash, self.revision) = (written.history_hash, written.revision);
         Done { events: written.events, ..Done::nothing(response) }
     }
 

@@ -6,7 +6,7 @@ use kvd_core::mutants::Mutant;
 use kvd_sim::batch::Runner;
 
 /// Seeds that may be needed for one mutant.
-const SEEDS: u64 = 200;
+const SEEDS: usize = 200;
 
 /// The seed that found it last: tried first. Any change of the server or the simulator may move it.
 const FOUND_BY: &[(&str, u64)] = &[];
@@ -22,7 +22,7 @@ fn every_mutant_is_found() {
         let program = env!("CARGO_BIN_EXE_kvd-sim").into();
         let runner = Runner { program, mutant: Some(mutant.to_owned()) };
         let known = FOUND_BY.iter().find(|(name, _)| *name == mutant).map(|(_, seed)| *seed);
-        let seeds: Vec<u64> = known.into_iter().chain(0..SEEDS).take(SEEDS as usize).collect();
+        let seeds: Vec<u64> = known.into_iter().chain(0..).take(SEEDS).collect();
         let batch = runner.run_all(&seeds, true);
         match batch.failures.first() {
             Some(failure) => {

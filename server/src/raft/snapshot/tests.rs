@@ -68,7 +68,9 @@ async fn a_received_state_is_not_live_before_the_log_is_durable() {
     let leases = LeaseClock::new(Duration::from_secs(1));
     let send = Box::new(|_generation, _checkpoint| {});
     let fatal = Box::new(|reason| panic!("{reason}"));
-    let applier = Applier::start(threads, open(&stores), send, u64::MAX, fatal, leases).unwrap();
+    let samples = crate::samples::Samples::new(1024);
+    let applier =
+        Applier::start(threads, open(&stores), send, u64::MAX, fatal, leases, samples).unwrap();
     let readers = ReaderPool::start(threads).unwrap();
     let installer = Installer::new(Arc::new(stores.clone()), log, readers, Options::DEFAULT);
     let installer = installer.with_lane(lane);

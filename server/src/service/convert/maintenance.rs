@@ -127,6 +127,7 @@ mod tests {
             leader: None,
             committed: Index(9),
             applied: Index(8),
+            last: Index(9),
             revision: Revision(5),
             is_learner: false,
             db_size: 4096,

@@ -4,4 +4,5 @@ mod leases;
 mod locks;
 mod order;
 mod tale;
+mod txns;
 mod watches;

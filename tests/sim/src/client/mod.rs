@@ -5,7 +5,7 @@
 //! - [`lease`]: grants, keeps alive, abandons and revokes.
 //! - [`watch`]: watches that break and go on elsewhere.
 //! - [`witness`]: one watch of everything for each member.
-//! - [`operator`]: compacts.
+//! - [`operator`]: compacts history, now and then.
 
 pub mod asker;
 pub mod kv;

@@ -127,10 +127,8 @@ async fn live(scene: &Scene, rng: &mut StdRng, watch: WatchId, request: &WatchRe
         if rng.random_bool(0.35) {
             stream.ask_progress().await;
         }
-        let response = match tokio::time::timeout_at(enough, stream.next()).await {
-            Ok(Ok(Some(response))) => response,
-            Ok(Ok(None) | Err(_)) | Err(_) => break,
-        };
+        let next_one = tokio::time::timeout_at(enough, stream.next()).await;
+        let Ok(Ok(Some(response))) = next_one else { break };
         let response = convert::watch_response(now(), &response);
         let (newest, whole) = (response.revision, !response.fragment);
         let last = response.events.last().map(|event| event.kv.mod_revision);
