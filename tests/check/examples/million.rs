@@ -24,7 +24,7 @@ const SHAPE: Shape = Shape {
 fn main() {
     let asked = std::env::args().nth(1).and_then(|text| text.parse().ok());
     let shape = Shape { operations: asked.unwrap_or(SHAPE.operations), ..SHAPE };
-    let limits = kvd_check::Limits { serializable_monotone: true, ..limits() };
+    let limits = kvd_check::Limits { revisions_kept: 1_000, ..limits() };
     let mut checker = Checker::new(limits);
     let (mut wall, mut cpu) = (Duration::ZERO, Some(Duration::ZERO));
     // As it happens, so the checker finds what it is told of where it has just been made.

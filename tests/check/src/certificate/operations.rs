@@ -13,7 +13,7 @@ use crate::violation::{Kind, Violation};
 use super::time::Known;
 
 /// Resolved operations that are kept to show them in a violation, at most.
-const RESOLVED_MAX: usize = 2_000;
+const RESOLVED_MAX: usize = 300;
 
 /// An operation with what is known of it.
 #[derive(Debug)]

@@ -125,6 +125,22 @@ fn skipped_revision() {
 }
 
 #[test]
+fn witness_in_fragments() {
+    let mut tale = Tale::new();
+    tale.witnesses = Vec::new();
+    tale.ask(1, both("v7", "v8"));
+    tale.ask(1, put("a", "v9"));
+    let (two, one) = (tale.change(7).to_vec(), tale.change(8).to_vec());
+    let now = tale.now;
+    let part = kvd_check::Response::events(now, 8, vec![two[0].clone()]);
+    let part = kvd_check::Response { fragment: true, ..part };
+    let rest = [&two[1..], &one[..]].concat();
+    tale.checker.witness(1, &[part, kvd_check::Response::events(now, 8, rest)]);
+    tale.witnesses = vec![2, 3];
+    tale.finish().expect("it is true");
+}
+
+#[test]
 fn repeated_revision() {
     let mut tale = Tale::new();
     let again = tale.change(6).to_vec();

@@ -62,6 +62,16 @@ fn lost_event() {
 }
 
 #[test]
+fn lost_event_of_a_watch_that_is_over() {
+    let mut tale = Tale::new();
+    let mut responses = tale.responses(2);
+    responses.remove(2);
+    let watch = tale.watch(everything(2), responses);
+    tale.checker.watch_end(tale.now, watch);
+    tale.is(Kind::WatchReliable);
+}
+
+#[test]
 fn lost_part_of_a_revision() {
     watched(|responses| drop(responses[2].events.pop())).is(Kind::WatchReliable);
 }
