@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::hash::Hasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kvd_check::{
     Caller, Checker, FinalRead, Limits, Member, Nanos, OpId, Outcome, Request, Response, Summary,
@@ -130,8 +131,11 @@ impl Record {
     }
 
     /// From then until now everything worked.
-    pub fn healthy_since(&self, from: Nanos) {
-        self.lock().checker.healthy(from, now());
+    pub fn healthy_since(&self, from: Duration) {
+        let from = u64::try_from(from.as_nanos()).unwrap_or(u64::MAX);
+        let mut inner = self.lock();
+        let to = LATEST.with(std::cell::Cell::get);
+        inner.checker.healthy(from, to);
     }
 
     /// An answer came from a member of this term.
@@ -171,7 +175,7 @@ impl Record {
     pub fn finish(&self, finals: &[FinalRead]) -> Result<Summary, Violation> {
         let mut inner = self.lock();
         let checker = std::mem::replace(&mut inner.checker, Checker::new(Limits::usual()));
-        checker.finish(now(), finals)
+        checker.finish(LATEST.with(std::cell::Cell::get), finals)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

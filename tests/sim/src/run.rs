@@ -140,9 +140,14 @@ fn report(
     })
 }
 
+/// Simulated time that a lease may outlive its time while all is well: an election that was still to come, and
+/// what its client had given up on.
+const LEASE_LATE: Duration = Duration::from_secs(3);
+
 /// One short window of each run is searched: what certificates miss shows in many short ones, too.
 fn limits() -> Limits {
-    Limits { window_operations: 120, search_steps: 20_000, ..Limits::usual() }
+    let lease_late = u64::try_from(LEASE_LATE.as_nanos()).ok();
+    Limits { window_operations: 120, search_steps: 20_000, lease_late, ..Limits::usual() }
 }
 
 fn network(rng: &mut StdRng, latency_max: Duration) -> Sim<'static> {
@@ -225,6 +230,8 @@ impl World<'_> {
                 if audit.converged_after > Duration::from_millis(CONVERGED_MS) {
                     return Err(format!("converged only after {:?}", audit.converged_after));
                 }
+                let healthy = Duration::from_millis(healed_ms + HEALTHY_MS) + audit.converged_after;
+                scene.record.healthy_since(healthy);
                 scene.over.store(true, Ordering::Relaxed);
                 return Ok(audit);
             }
