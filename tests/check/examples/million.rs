@@ -9,7 +9,8 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Shape, generate_into, limits, tell};
+use common::feed::tell;
+use common::{Shape, generate_into, limits};
 use kvd_check::Checker;
 
 const SHAPE: Shape = Shape {

@@ -28,6 +28,26 @@
 //! assert_eq!((summary.answered, summary.revision), (1, 2));
 //! ```
 //!
+//! # Who judges what
+//!
+//! | module | judges |
+//! |---|---|
+//! | [`certificate`] | order, content, time and unknown outcomes of all requests, by their revisions; online |
+//! | [`search`] | the same by a second opinion, with revisions hidden, on windows |
+//! | [`watch`] | what etcd promises of a watch |
+//! | [`lease`] | leases end no earlier than promised, soon after, and whole |
+//! | [`fencing`] | locks and elections |
+//! | [`end_state`] | hashes and keys of all members at the end |
+//!
+//! [`model`] says what a correct store does, [`state`] holds it with its past, [`log`] is what witnesses tell.
+//!
+//! # Its own tests
+//!
+//! - `cargo test -p kvd-check`: planted violations (`tests/planted`), each found by its promise; ten thousand
+//!   generated histories that are not accused; the second opinion held against the first.
+//! - `KVD_SEEDS=100000` takes more histories, `KVD_SEED=7` prints one.
+//! - `cargo run --release -p kvd-check --example million` prints how long a million operations take.
+//!
 //! # What a workload must keep to
 //!
 //! - Key and value of a put are unique among all writes that are not resolved yet.

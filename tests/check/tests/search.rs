@@ -1,5 +1,6 @@
 //! The second opinion: it agrees with the certificate on correct histories, finds by itself what can be seen
 //! without revisions, and never accuses what the certificate accepts.
+#![expect(clippy::print_stdout, reason = "figures of a run, and the one that is repeated")]
 
 mod common;
 

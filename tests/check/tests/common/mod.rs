@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 mod clients;
-mod feed;
+pub(crate) mod feed;
 mod watches;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,7 @@ use kvd_check::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-pub(crate) use feed::{Feed, Recorded, limits, tell};
+pub(crate) use feed::{Feed, Recorded, limits};
 
 /// Nanoseconds of a millisecond.
 pub(crate) const MS: Nanos = 1_000_000;

@@ -4,5 +4,5 @@ mod leases;
 mod locks;
 mod order;
 mod tale;
-mod txns;
+mod time;
 mod watches;

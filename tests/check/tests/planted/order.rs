@@ -1,9 +1,9 @@
-//! Order, content and time of single writes and reads.
+//! Order and content of writes and reads.
 
-use kvd_check::{Kind, Outcome, RangeReply, Reply, Request, Target};
+use kvd_check::{EventKind, Kind, Outcome, RangeReply, Reply, Request, Target};
 
 use crate::tale::{
-    NOT_PROPOSED, Tale, delete_marked, event, get, get_at, list_stale, put, put_if, put_prev,
+    NOT_PROPOSED, Tale, both, delete_marked, event, get, get_at, list_stale, put, put_if, put_prev,
 };
 
 #[test]
@@ -25,24 +25,6 @@ fn control() {
     assert_eq!((summary.operations, summary.answered, summary.refused), (13, 10, 1));
     assert_eq!((summary.unknown, summary.unknown_happened, summary.revision), (2, 1, 8));
     assert_eq!((summary.unjudged, summary.windows, summary.windows_given_up), (0, 1, 0));
-}
-
-#[test]
-fn stale_read() {
-    let mut tale = Tale::new();
-    tale.ask_as_of(1, get("b"), 4);
-    tale.is(Kind::Stale);
-}
-
-#[test]
-fn stale_read_after_a_witness() {
-    let mut tale = Tale::new();
-    let op = tale.begin(1, &put("a", "v7"));
-    tale.serve(&put("a", "v7"));
-    tale.witness();
-    tale.ask_as_of(2, get("b"), 6);
-    tale.end(op, Outcome::Unknown);
-    tale.is(Kind::Stale);
 }
 
 #[test]
@@ -192,4 +174,148 @@ fn wrong_prev_kv() {
     let prev_kv = Some(tale.change(2)[0].kv.clone());
     tale.ask_with(put_prev("a", "v7"), Reply::Put { prev_kv });
     tale.is(Kind::WrongPrevious);
+}
+
+#[test]
+fn split_txn() {
+    let mut tale = Tale::new();
+    let op = tale.begin(1, &both("v7", "v8"));
+    tale.serve(&put("a", "v7"));
+    let Outcome::Answered { revision, .. } = tale.serve(&put("b", "v8")) else { unreachable!() };
+    let put = Reply::Put { prev_kv: None };
+    let reply = Reply::Txn { succeeded: true, replies: vec![put.clone(), put] };
+    tale.end(op, Outcome::Answered { revision, reply });
+    tale.is(Kind::LostWrite);
+}
+
+#[test]
+fn split_txn_of_unknown_outcome() {
+    let mut tale = Tale::new();
+    let op = tale.begin(1, &both("v7", "v8"));
+    tale.serve(&put("a", "v7"));
+    tale.serve(&put("b", "v8"));
+    tale.end(op, Outcome::Unknown);
+    tale.is(Kind::WrongChange);
+}
+
+#[test]
+fn failed_compare_that_held() {
+    let mut tale = Tale::new();
+    let found = tale.change(6)[0].kv.clone();
+    let op = tale.begin(1, &put_if("b", Target::Mod(6), "b", "v7"));
+    let read = Reply::Range(RangeReply { kvs: vec![found], more: false, count: 1 });
+    let reply = Reply::Txn { succeeded: false, replies: vec![read] };
+    tale.end(op, Outcome::Answered { revision: 6, reply });
+    tale.is(Kind::WrongBranch);
+}
+
+#[test]
+fn compare_that_failed_and_was_not_heeded() {
+    let mut tale = Tale::new();
+    let op = tale.begin(1, &put_if("b", Target::Mod(3), "b", "v7"));
+    tale.serve(&put("b", "v7"));
+    let reply = Reply::Txn { succeeded: true, replies: vec![Reply::Put { prev_kv: None }] };
+    tale.end(op, Outcome::Answered { revision: 7, reply });
+    tale.is(Kind::WrongChange);
+}
+
+#[test]
+fn failed_compare_with_a_wrong_read() {
+    let mut tale = Tale::new();
+    let read = Reply::Range(RangeReply::default());
+    let reply = Reply::Txn { succeeded: false, replies: vec![read] };
+    tale.ask_with(put_if("b", Target::Mod(3), "b", "v7"), reply);
+    tale.is(Kind::WrongRead);
+}
+
+#[test]
+fn told_that_nothing_changed() {
+    let mut tale = Tale::new();
+    let reply = Reply::Txn { succeeded: false, replies: vec![Reply::Range(RangeReply::default())] };
+    tale.ask_with(put_if("b", Target::Mod(6), "b", "v7"), reply);
+    tale.is(Kind::WrongReply);
+}
+
+#[test]
+fn refused_but_present() {
+    let mut tale = Tale::new();
+    tale.ask_lied(1, put("a", "v7"), |_| NOT_PROPOSED);
+    tale.is(Kind::RefusedWriteHappened);
+}
+
+#[test]
+fn refused_and_present_later() {
+    let mut tale = Tale::new();
+    let op = tale.begin(1, &put("a", "v7"));
+    tale.end(op, NOT_PROPOSED);
+    tale.ask(1, put("a", "v8"));
+    tale.serve(&put("a", "v7"));
+    tale.is(Kind::RefusedWriteHappened);
+}
+
+#[test]
+fn wrong_count_of_deleted_keys() {
+    let mut tale = Tale::new();
+    let put = Reply::Put { prev_kv: None };
+    let deleted = Reply::DeleteRange { deleted: 2, prev_kvs: Vec::new() };
+    let reply = Reply::Txn { succeeded: true, replies: vec![deleted, put] };
+    tale.ask_with(delete_marked("b", "v7"), reply);
+    tale.is(Kind::WrongReply);
+}
+
+#[test]
+fn wrong_value_in_the_log() {
+    let mut tale = Tale::new();
+    let op = tale.begin(1, &both("v7", "v8"));
+    tale.happen(vec![event("a", "v7", 7, 2, 3), event("b", "v6", 7, 6, 2)]);
+    tale.end(op, Outcome::Unknown);
+    tale.is(Kind::WrongChange);
+}
+
+#[test]
+fn delete_that_leaves_the_key() {
+    let mut tale = Tale::new();
+    let op = tale.begin(1, &delete_marked("b", "v7"));
+    tale.happen(vec![event("gone/v7", "v7", 7, 7, 1)]);
+    tale.end(op, Outcome::Unknown);
+    tale.is(Kind::WrongChange);
+}
+
+#[test]
+fn diverged_hash() {
+    let mut tale = Tale::new();
+    tale.hashes[1] = 8;
+    tale.is(Kind::HashesDiffer);
+}
+
+#[test]
+fn diverged_keys() {
+    let mut tale = Tale::new();
+    tale.stray = Some(event("z", "v1", 2, 2, 1).kv);
+    tale.is(Kind::EndStateDiffers);
+}
+
+#[test]
+fn workload_that_writes_twice_the_same() {
+    let mut tale = Tale::new();
+    tale.begin(1, &put("a", "v7"));
+    tale.begin(2, &put("a", "v7"));
+    tale.is(Kind::Misuse);
+}
+
+#[test]
+fn deletes_without_a_mark_are_known_by_their_revision() {
+    let mut tale = Tale::new();
+    let keys = kvd_check::KeyRange::one("a");
+    tale.ask(1, Request::DeleteRange(kvd_check::DeleteRequest { keys, prev_kv: true }));
+    assert_eq!(tale.change(7)[0].kind, EventKind::Delete);
+    tale.finish().expect("it is true");
+}
+
+#[test]
+fn write_acknowledged_at_an_old_revision() {
+    let mut tale = Tale::new();
+    let op = tale.begin(1, &put("a", "v7"));
+    tale.end(op, Outcome::Answered { revision: 4, reply: Reply::Put { prev_kv: None } });
+    tale.is(Kind::LostWrite);
 }
