@@ -78,7 +78,7 @@ fn what_the_certificate_accepts_has_an_order() {
             (Err(_), _) => refused += 1,
         }
     }
-    eprintln!("{accepted} accepted, {refused} refused by the certificate only, {both} by both");
+    println!("{accepted} accepted, {refused} refused by the certificate only, {both} by both");
     assert!(
         seeds(3_000).count() < 3_000 || (accepted > 100 && both > 500),
         "{accepted} accepted, {both} refused by both"
