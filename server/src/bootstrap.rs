@@ -312,6 +312,7 @@ impl Starting {
             published: applier.published().clone(),
             reads: reads.clone(),
             clock,
+            fence: self.fence.clone(),
             timeout,
         };
         let leases = Leases::start(parts, self.world.shutdown.clone());

@@ -341,3 +341,20 @@ fn a_waker_is_called_for_each_change() {
     log.purge(log_id(1, 1));
     assert_eq!(woken.load(Ordering::SeqCst), 2);
 }
+
+/// A segment can end so near its end that not even a frame's header fits. Who waits without a record of its own,
+/// as an install of a snapshot does, must not wait for the next record: it may be what the next one waits for.
+#[test]
+fn who_waits_without_a_record_is_told_in_a_full_segment_too() {
+    for bytes in 1..600 {
+        let disk = SimDisk::new();
+        let (log, mut flusher) = open(&disk, 1 << 20);
+        for index in 1..40 {
+            append(&log, entries(1, index..=index, bytes));
+            drive(&mut flusher);
+            let told = append(&log, Vec::new());
+            drive(&mut flusher);
+            assert!(told.try_recv().is_ok(), "entry {index} of {bytes} bytes");
+        }
+    }
+}

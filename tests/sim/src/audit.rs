@@ -3,23 +3,33 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kvd_check::FinalRead;
+use kvd_check::{FinalRead, Outcome, PutRequest, Request};
 use kvd_proto::etcdserverpb as pb;
 use kvd_proto::etcdserverpb::kv_client::KvClient;
 use kvd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::client::asker::Asker;
 use crate::client::{Scene, member};
 use crate::convert;
 use crate::machine::CLIENT_PORT;
 use crate::net::channel;
+use crate::run::HEALTHY_MS;
 
 /// Pause between two tries to reach a member.
 const RETRY: Duration = Duration::from_millis(200);
 
 /// How long one try may take.
 const TRY: Duration = Duration::from_secs(2);
+
+/// Tries to write.
+const WRITES: u32 = 10;
+
+/// The auditor's number among clients.
+const AUDITOR: u64 = 99;
 
 /// How long a witness may take to hear of the newest revision.
 const WITNESSED: Duration = Duration::from_secs(10);
@@ -48,8 +58,12 @@ async fn read_back(scene: &Scene, members: &[usize], settle: Duration) -> Result
         newest(scene.members[*at]).await?;
     }
     let converged_after = begin.elapsed();
+    for at in members {
+        write(scene, *at).await?;
+    }
     // What clients gave up on may still be on its way; after this it happened, or never does.
-    tokio::time::sleep_until(begin + settle).await;
+    let clients_are_done = begin + Duration::from_millis(HEALTHY_MS);
+    tokio::time::sleep_until(clients_are_done.max(tokio::time::Instant::now()) + settle).await;
     let revision = newest(scene.members[members[0]]).await?;
     witnessed(scene, members, revision).await?;
     let mut finals = Vec::new();
@@ -57,6 +71,21 @@ async fn read_back(scene: &Scene, members: &[usize], settle: Duration) -> Result
         finals.push(read(*at, scene.members[*at], revision).await.map_err(refused)?);
     }
     Ok(Audit { finals, converged_after })
+}
+
+/// A healthy cluster takes writes, whichever member is asked; tried a few times, each with a value of its own.
+async fn write(scene: &Scene, at: usize) -> Result<(), String> {
+    let mut rng = StdRng::seed_from_u64(at as u64);
+    let mut asker = Asker::at(scene, AUDITOR, at);
+    for attempt in 0..WRITES {
+        let put = PutRequest::of(format!("audit/{at}"), format!("{at}.{attempt}"));
+        let outcome = asker.ask_here(&mut rng, Request::Put(put)).await;
+        if matches!(outcome, Outcome::Answered { .. }) {
+            return Ok(());
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+    Err(format!("{} takes no writes though all is well", scene.members[at]))
 }
 
 /// The newest revision, asked of one member after a barrier; tried until it answers.

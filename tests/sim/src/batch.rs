@@ -62,9 +62,10 @@ impl Runner {
     pub fn run(&self, seed: u64) -> Result<Report, Failure> {
         let failed = |what: String| Failure { seed, what: format!("{what}\n{}", self.again(seed)) };
         let output = self.output(seed, false).map_err(failed)?;
-        serde_json::from_slice(&output.stdout).map_err(|_unreadable| {
-            failed(String::from_utf8_lossy(&output.stderr).trim_end().to_owned())
-        })
+        match serde_json::from_slice(&output.stdout) {
+            Ok(report) if output.status.success() => Ok(report),
+            _ => Err(failed(String::from_utf8_lossy(&output.stderr).trim_end().to_owned())),
+        }
     }
 
     /// Runs one seed with its members' log; answers log and report, byte by byte.

@@ -32,16 +32,19 @@ fn main() -> ExitCode {
     if arguments.log {
         kvd_sim::log::to_stderr();
     }
+    // As in the server: a panic anywhere is the end, also in a task that nobody waits for.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
     // Before anything asks for randomness or time: hash maps' keys, tokio's and openraft's draws.
     mad_turmoil::rand::set_rng(StdRng::seed_from_u64(arguments.seed));
     let clocks = SimClocksGuard::init();
     // A thread of its own: what this one drew before, for its log or its arguments, must not matter.
     let result = std::thread::spawn(move || run(arguments.seed)).join();
     drop(clocks);
-    let Ok(result) = result else {
-        // The panic has told its reason.
-        return ExitCode::FAILURE;
-    };
+    let Ok(result) = result else { return ExitCode::FAILURE };
     match result.map(|report| serde_json::to_string(&report)) {
         Ok(Ok(report)) => {
             kvd_sim::log::print(&report);

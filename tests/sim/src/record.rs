@@ -1,6 +1,5 @@
 //! What clients ask and are told, handed to the checkers as it happens.
 
-use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::hash::Hasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +19,6 @@ pub struct Record {
 struct Inner {
     checker: Checker,
     digest: std::hash::DefaultHasher,
-    terms: BTreeSet<u64>,
     /// The newest revision that anybody was told.
     newest: i64,
     compactions: u64,
@@ -33,8 +31,6 @@ struct Inner {
 pub struct Seen {
     /// A number that two runs share only if everything happened alike.
     pub digest: u64,
-    /// Terms that answers came from.
-    pub terms: u64,
     /// Compactions acknowledged.
     pub compactions: u64,
     /// Watches that went on from another.
@@ -67,7 +63,6 @@ impl Record {
         let inner = Inner {
             checker: Checker::new(limits),
             digest: std::hash::DefaultHasher::new(),
-            terms: BTreeSet::new(),
             newest: 1,
             compactions: 0,
             watches_resumed: 0,
@@ -138,11 +133,6 @@ impl Record {
         inner.checker.healthy(from, to);
     }
 
-    /// An answer came from a member of this term.
-    pub fn saw_term(&self, term: u64) {
-        self.lock().terms.insert(term);
-    }
-
     /// The newest revision that anybody was told.
     #[must_use]
     pub fn newest(&self) -> i64 {
@@ -161,7 +151,6 @@ impl Record {
         let inner = self.lock();
         Seen {
             digest: inner.digest.finish(),
-            terms: inner.terms.len() as u64,
             compactions: inner.compactions,
             watches_resumed: inner.watches_resumed,
             watches_compacted: inner.watches_compacted,

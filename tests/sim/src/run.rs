@@ -22,13 +22,13 @@ use crate::report::Report;
 const FAULTS_MS: u64 = 8_000;
 
 /// Simulated time for which clients go on after everything was healed.
-const HEALTHY_MS: u64 = 1_000;
+pub const HEALTHY_MS: u64 = 1_000;
 
 /// Simulated time after which a healthy cluster must have converged.
 const CONVERGED_MS: u64 = 30_000;
 
-/// Simulated time after which no abandoned call can still take effect: a proposal's time-out is 5 s and two
-/// election timeouts.
+/// Simulated time after a client's last call in which an abandoned one can still take effect: a proposal's
+/// time-out is 5 s and two election timeouts.
 const SETTLED: Duration = Duration::from_secs(8);
 
 /// Simulated time of one step.
@@ -127,7 +127,11 @@ fn report(
     coverage.add("unknown outcomes", summary.unknown);
     coverage.add("unknown outcomes that happened", summary.unknown_happened);
     coverage.add("watch events", summary.watch_events);
-    coverage.add("windows searched", summary.windows);
+    coverage.add("windows searched", summary.windows - summary.windows_given_up);
+    coverage.add("windows given up", summary.windows_given_up);
+    if summary.unjudged > 0 {
+        return Err(format!("{} answers went too far back to be judged", summary.unjudged));
+    }
     Ok(Report {
         digest: seen.digest,
         members: flags.members,
@@ -219,7 +223,7 @@ impl World<'_> {
             audit(audited, members, left, SETTLED).await;
             Ok(())
         });
-        let deadline = healed_ms + CONVERGED_MS + 20_000;
+        let deadline = healed_ms + CONVERGED_MS + 40_000;
         loop {
             self.step(scene)?;
             let now_ms = self.now_ms();

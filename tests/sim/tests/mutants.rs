@@ -2,6 +2,8 @@
 //!
 //! `KVD_MUTANT=skip-fsync` looks for one only.
 
+use std::collections::BTreeSet;
+
 use kvd_core::mutants::Mutant;
 use kvd_sim::batch::Runner;
 
@@ -60,6 +62,13 @@ const ELSEWHERE: &[(&str, &str)] = &[
 #[test]
 fn every_mutant_is_found() {
     let wanted = std::env::var("KVD_MUTANT").ok();
+    let is_listed = |wanted: &String| Mutant::ALL.iter().any(|mutant| mutant.name() == wanted);
+    assert!(wanted.as_ref().is_none_or(is_listed), "{wanted:?} is no mutant");
+    // Without a mutant nothing is found, or finding one would say nothing.
+    let healthy = Runner { program: env!("CARGO_BIN_EXE_kvd-sim").into(), mutant: None };
+    let seeds: BTreeSet<u64> = FOUND_BY.iter().map(|row| row.1).collect();
+    let control = healthy.run_all(&seeds.into_iter().collect::<Vec<u64>>(), false);
+    assert!(control.failures.is_empty(), "these seeds fail without a mutant");
     let mut survivors = Vec::new();
     for (mutant, known) in FOUND_BY {
         if wanted.as_deref().is_some_and(|wanted| wanted != *mutant) {

@@ -11,6 +11,7 @@ pub(crate) mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvd_core::command::{AlarmChange, AlarmKind, Command};
 use kvd_core::ids::MemberId;
@@ -38,7 +39,7 @@ pub(crate) async fn compare(node: Arc<Node>, stores: Arc<dyn Stores>, shutdown: 
         let mut verdict = judge(&told, &membership.voters);
         if let Some(odd) = verdict.odd.remove(&comparison.node.own.member_id) {
             comparison.step_aside(&odd).await;
-            return;
+            return comparison.stay_aside(interval, &shutdown).await;
         }
         comparison.name_the_odd(&told, &verdict);
         comparison.consider_alarm(&verdict).await;
@@ -85,9 +86,9 @@ impl Comparison {
             "the state of this member differs from the majority's: it is not served any more"
         );
         node.fence.raise();
-        let noted = self.note(odd.majority.clone()).await;
         node.raft.stand_down();
-        node.drain().await;
+        // A device that hangs must not keep leadership here: the others wait for it.
+        let (noted, ()) = tokio::join!(self.note(odd.majority.clone()), node.drain());
         match noted {
             Ok(noted) if noted.rebuilds <= STATE_REBUILDS_MAX => {
                 tracing::warn!(attempt = noted.rebuilds, "the state is fetched from the majority");
@@ -104,6 +105,16 @@ impl Comparison {
                 "it could not be noted that the state is of no use: this member stays out of \
                  service; see to its device and restart it"
             ),
+        }
+    }
+
+    /// Leads no more, however long it takes that another can: a fenced leader refuses the whole cluster's writes.
+    async fn stay_aside(&self, interval: Duration, shutdown: &Shutdown) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(interval) => self.node.drain().await,
+                () = shutdown.begun() => return,
+            }
         }
     }
 

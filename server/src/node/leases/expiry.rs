@@ -50,6 +50,10 @@ impl Leases {
 
     /// Ends leases whose time is up. Those that are not ended by it come again after a while.
     async fn end_some(&self) {
+        // What a wrong state says of leases must end none (hazard B10).
+        if self.parts.fence.is_raised() {
+            return;
+        }
         let Some(leadership) = self.parts.raft.own_leadership() else {
             return;
         };

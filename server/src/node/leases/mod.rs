@@ -26,6 +26,7 @@ use self::renewals::{Join, Renewed};
 use super::reads::{Addresses, ReadRounds};
 use super::request::Unavailable;
 use crate::apply::Published;
+use crate::fence::Fence;
 use crate::lease_clock::LeaseClock;
 use crate::limits::LEASE_RENEWALS_WAITING_MAX;
 use crate::peer::pool::{Lane, Peers, within};
@@ -49,6 +50,7 @@ pub(crate) struct Parts {
     pub(crate) published: Published,
     pub(crate) reads: ReadRounds,
     pub(crate) clock: LeaseClock,
+    pub(crate) fence: Fence,
     /// How long a request may take.
     pub(crate) timeout: Duration,
 }

@@ -212,12 +212,10 @@ impl Flusher {
                 return Ok(false);
             }
         }
-        let Some((life, room)) = self.active.as_ref().map(|active| active.life).zip(self.room())
-        else {
-            return Ok(false);
-        };
+        let Some(life) = self.active.as_ref().map(|active| active.life) else { return Ok(false) };
         let mut frame = FrameBuilder::new(life);
-        let (work, committed) = self.take_work(room, idle);
+        // A full segment has no room for a record, but who waits without one is told all the same.
+        let (work, committed) = self.take_work(self.room().unwrap_or(0), idle);
         for work in work {
             self.encode(work, &mut frame, written);
         }

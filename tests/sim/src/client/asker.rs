@@ -35,25 +35,35 @@ impl Asker {
         Self { scene: scene.clone(), client, members, at }
     }
 
+    /// A client that asks this member.
+    #[must_use]
+    pub fn at(scene: &Scene, client: u64, at: usize) -> Self {
+        let members = scene.members.iter().map(|name| channel(name, CLIENT_PORT)).collect();
+        Self { scene: scene.clone(), client, members, at }
+    }
+
     /// Asks, and goes to another member when that helped nothing, or now and then.
     pub async fn ask(&mut self, rng: &mut StdRng, request: Request) -> Outcome {
+        let outcome = self.ask_here(rng, request).await;
+        let in_vain = matches!(outcome, Outcome::Unknown | Outcome::Refused(Refusal::NotProposed));
+        if in_vain || rng.random_bool(0.05) {
+            self.at = rng.random_range(0..self.members.len());
+        }
+        outcome
+    }
+
+    /// Asks the member that it asked last.
+    pub async fn ask_here(&mut self, rng: &mut StdRng, request: Request) -> Outcome {
         let limit = Duration::from_millis(rng.random_range(300..3000));
         let caller = Caller { client: self.client, member: member(self.at) };
         let op = self.scene.record.begin(caller, &request);
         let answer = send(self.members[self.at].clone(), &request, limit);
         let outcome = match tokio::time::timeout(limit, answer).await {
-            Ok(Ok((header, reply))) => {
-                self.scene.record.saw_term(header.raft_term);
-                Outcome::Answered { revision: header.revision, reply }
-            }
+            Ok(Ok((header, reply))) => Outcome::Answered { revision: header.revision, reply },
             Ok(Err(status)) => classify(&status),
             Err(_elapsed) => Outcome::Unknown,
         };
         self.scene.record.end(op, outcome.clone());
-        let in_vain = matches!(outcome, Outcome::Unknown | Outcome::Refused(Refusal::NotProposed));
-        if in_vain || rng.random_bool(0.05) {
-            self.at = rng.random_range(0..self.members.len());
-        }
         outcome
     }
 }
@@ -74,8 +84,17 @@ fn classify(status: &Status) -> Outcome {
         (Code::FailedPrecondition, text) if text.contains("lease already exists") => {
             Refusal::LeaseExists
         }
-        (Code::ResourceExhausted | Code::InvalidArgument, _) => Refusal::NotProposed,
-        _ => return Outcome::Unknown,
+        (Code::ResourceExhausted, _) => Refusal::NotProposed,
+        // A member that cannot say, or a connection that broke.
+        (
+            Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::Internal,
+            _,
+        ) => return Outcome::Unknown,
+        (code, text) => panic!("no request here may be answered with {code:?}: {text}"),
     };
     Outcome::Refused(refusal)
 }

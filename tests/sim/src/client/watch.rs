@@ -133,9 +133,11 @@ async fn live(scene: &Scene, rng: &mut StdRng, watch: WatchId, request: &WatchRe
         let (newest, whole) = (response.revision, !response.fragment);
         let last = response.events.last().map(|event| event.kv.mod_revision);
         let (canceled, created) = (response.canceled, response.created);
+        let compacted = response.compact_revision;
         let progress = response.is_progress();
         scene.record.watch_response(watch, response);
         if canceled {
+            assert!(compacted > 0, "a watch was ended without a reason");
             return End::Canceled;
         }
         // What is known to be complete: a header says so only where nothing else waits to be sent.

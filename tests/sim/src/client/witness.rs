@@ -31,7 +31,9 @@ pub async fn work(scene: Scene, at: usize) {
 async fn follow(scene: &Scene, at: usize, stream: &mut Stream) {
     while let Ok(Ok(Some(response))) = tokio::time::timeout(SILENCE, stream.next()).await {
         scene.record.witness(member(at), convert::watch_response(now(), &response));
-        if response.canceled || scene.is_over() {
+        // Nobody compacts beyond what all witnesses have seen.
+        assert!(!response.canceled, "a witness was sent away: {response:?}");
+        if scene.is_over() {
             return;
         }
     }

@@ -3,7 +3,7 @@
 //! - [`one_leader`]: no term has two leaders.
 //! - [`same_state`]: members at one index have one state.
 //! - [`forward`]: a running member never goes back.
-//! - [`order`]: applied ≤ committed ≤ last.
+//! - [`order`]: what is applied is committed, and in the log.
 //! - [`trust`]: nobody is accused of a wrong state.
 
 pub mod forward;

@@ -1,5 +1,5 @@
-//! Nothing is applied that is not committed, and nothing is committed here that the log does not have: applied ≤
-//! committed ≤ last (Raft paper, section 5.3; hazards A2 and A8).
+//! Nothing is applied that is not committed, and nothing that the log does not have: applied ≤ committed, applied
+//! ≤ last (Raft paper, section 5.3; hazards A2 and A8).
 
 use super::{Glance, Invariant, name};
 
