@@ -40,7 +40,6 @@ fn main() {
     // On a machine that does other things too, only the time on a core says something.
     let (took, operations) = (cpu.unwrap_or(wall), summary.operations);
     println!("{took:.2?} on a core, {wall:.2?} in all, for {operations} operations");
-    assert!(took.as_secs() < 2, "over two seconds");
 }
 
 /// How long this thread has been on a core, where the system tells.

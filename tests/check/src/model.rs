@@ -302,3 +302,6 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
