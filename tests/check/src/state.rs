@@ -17,15 +17,14 @@ pub struct State {
     oldest: Revision,
     /// Where a key got a new version, oldest first: from that revision on the one before is no use.
     superseded: VecDeque<(Revision, Bytes)>,
+    /// Where a key was deleted, oldest first.
+    deleted: VecDeque<(Revision, Bytes)>,
     /// The keys that hang on each lease now.
     attached: BTreeMap<LeaseId, BTreeSet<Bytes>>,
 }
 
 /// What one key was, oldest first; none where it was deleted.
 type Versions = VecDeque<(Revision, Option<KeyValue>)>;
-
-/// Changes back to which a view is made from the newest state.
-const CHANGED_MAX: usize = 256;
 
 impl Default for State {
     fn default() -> Self {
@@ -35,6 +34,7 @@ impl Default for State {
             revision: 1,
             oldest: 1,
             superseded: VecDeque::new(),
+            deleted: VecDeque::new(),
             attached: BTreeMap::new(),
         }
     }
@@ -102,6 +102,7 @@ impl State {
                 self.live.insert(key.clone(), kv.clone());
             } else {
                 self.live.remove(key);
+                self.deleted.push_back((self.revision, key.clone()));
             }
             match versions.back_mut() {
                 Some((revision, last)) if *revision == self.revision => *last = kv,
@@ -116,6 +117,7 @@ impl State {
     /// What is before a revision will not be looked at any more.
     pub fn forget_before(&mut self, revision: Revision) {
         self.oldest = revision.clamp(self.oldest, self.revision);
+        while self.deleted.pop_front_if(|(at, _)| *at <= self.oldest).is_some() {}
         while let Some((_, key)) = self.superseded.pop_front_if(|(at, _)| *at <= self.oldest) {
             let Some(versions) = self.keys.get_mut(&key) else { continue };
             while versions.get(1).is_some_and(|(at, _)| *at <= self.oldest) {
@@ -151,8 +153,12 @@ impl<'a> View<'a> {
     /// A key, if it is there.
     #[must_use]
     pub fn get(self, key: &[u8]) -> Option<&'a KeyValue> {
+        let live = self.state.live.get(key);
         if self.revision == self.state.revision {
-            return self.state.live.get(key);
+            return live;
+        }
+        if let Some(same) = live.and_then(|kv| self.unless_later(kv)) {
+            return Some(same);
         }
         self.state.keys.get(key).and_then(|versions| self.pick(versions))
     }
@@ -163,34 +169,28 @@ impl<'a> View<'a> {
         if let Some(key) = keys.single() {
             return self.get(key).into_iter().collect();
         }
-        let Some(changed) = self.changed_since() else {
-            let from_first = self.state.keys.range(keys.key.clone()..);
-            let meant = from_first.take_while(|(key, _)| keys.contains(key));
-            return meant.filter_map(|(_, versions)| self.pick(versions)).collect();
-        };
         let live = self.state.live.range(keys.key.clone()..);
         let live = live.take_while(|(key, _)| keys.contains(key));
-        if changed.is_empty() {
-            return live.map(|(_, kv)| kv).collect();
+        let mut found: Vec<&KeyValue> =
+            live.filter_map(|(key, kv)| self.unless_later(kv).or_else(|| self.get(key))).collect();
+        // Those that are gone now were there, maybe.
+        let live_now = found.len();
+        let gone = self.state.deleted.iter().rev();
+        for (_, key) in gone.take_while(|(at, _)| *at > self.revision) {
+            if keys.contains(key) && !self.state.live.contains_key(key) {
+                found.extend(self.get(key));
+            }
         }
-        // Those that did not change since, and those that did as they were.
-        let same = live.filter(|(key, _)| changed.binary_search(key).is_err());
-        let mut found: Vec<&KeyValue> = same.map(|(_, kv)| kv).collect();
-        let other = changed.iter().filter(|key| keys.contains(key));
-        found.extend(other.filter_map(|key| self.get(key)));
-        found.sort_unstable_by_key(|kv| &kv.key);
+        if found.len() > live_now {
+            found.sort_unstable_by_key(|kv| &kv.key);
+            found.dedup_by_key(|kv| &kv.key);
+        }
         found
     }
 
-    /// The keys that changed after it, in order, if they are few.
-    fn changed_since(self) -> Option<Vec<&'a Bytes>> {
-        let later = self.state.superseded.iter().rev();
-        let later = later.take_while(|(at, _)| *at > self.revision).take(CHANGED_MAX);
-        let mut changed: Vec<&Bytes> = later.map(|(_, key)| key).collect();
-        let few = changed.len() < CHANGED_MAX;
-        changed.sort_unstable();
-        changed.dedup();
-        few.then_some(changed)
+    /// What a key is now, if it was that already.
+    fn unless_later(self, kv: &'a KeyValue) -> Option<&'a KeyValue> {
+        (kv.mod_revision <= self.revision).then_some(kv)
     }
 
     fn pick(self, versions: &'a Versions) -> Option<&'a KeyValue> {
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn near_and_far_views_are_made_alike() {
+    fn views_of_the_past_have_what_was_there() {
         let mut state = State::new();
         let mut known = vec![BTreeSet::new(); 2];
         for at in 2..1_000 {
