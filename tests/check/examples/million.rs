@@ -10,8 +10,8 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::feed::tell;
-use common::{Shape, generate_into, limits};
-use kvd_check::Checker;
+use common::{Feed, Shape, generate_into};
+use kvd_check::{Checker, Limits};
 
 const SHAPE: Shape = Shape {
     operations: 1_000_000,
@@ -25,13 +25,23 @@ const SHAPE: Shape = Shape {
 fn main() {
     let asked = std::env::args().nth(1).and_then(|text| text.parse().ok());
     let shape = Shape { operations: asked.unwrap_or(SHAPE.operations), ..SHAPE };
-    let limits = kvd_check::Limits { revisions_kept: 1_000, ..limits() };
+    let limits = Limits { revisions_kept: 1_000, window_operations: 0, ..Limits::usual() };
     let mut checker = Checker::new(limits);
     let (mut wall, mut cpu) = (Duration::ZERO, Some(Duration::ZERO));
     // As it happens, so the checker finds what it is told of where it has just been made.
     let end = generate_into(42, shape, &mut |feeds| {
+        // Responses are the witness's to drop.
+        let mut sent = Vec::with_capacity(feeds.len());
         let (begun, before) = (Instant::now(), cpu_time());
-        feeds.into_iter().for_each(|feed| tell(&mut checker, feed));
+        for feed in feeds {
+            match feed {
+                Feed::Witness(member, response) => {
+                    checker.witness(member, std::slice::from_ref(&response));
+                    sent.push(response);
+                }
+                feed => tell(&mut checker, feed),
+            }
+        }
         wall += begun.elapsed();
         cpu = cpu_time().zip(before).and_then(|(after, before)| Some(cpu? + (after - before)));
     });

@@ -123,7 +123,7 @@ impl Witnesses {
             return cursor.progress(member, response.revision).map(|()| Vec::new());
         }
         let whole = response.events.chunk_by(|a, b| a.kv.mod_revision == b.kv.mod_revision);
-        let mut told: Vec<Told<'a>> = Vec::new();
+        let mut told: Vec<Told<'a>> = Vec::with_capacity(response.events.len());
         for events in whole {
             let revision = events[0].kv.mod_revision;
             told.push(Told { member, revision, events: events.into(), at: response.at });

@@ -259,23 +259,26 @@ impl Request {
     /// Whether it may hang a key on a lease.
     #[must_use]
     pub fn uses_lease(&self) -> bool {
-        match self {
-            Self::Put(put) => put.lease != 0,
-            Self::Txn(_) => self.puts().iter().any(|put| put.lease != 0),
-            _ => false,
-        }
+        let mut uses = false;
+        self.each_put(&mut |put| uses |= put.lease != 0);
+        uses
     }
 
     /// All puts that it may do.
     #[must_use]
     pub fn puts(&self) -> Vec<&PutRequest> {
         let mut puts = Vec::new();
+        self.each_put(&mut |put| puts.push(put));
+        puts
+    }
+
+    /// Looks at all puts that it may do.
+    pub fn each_put<'a>(&'a self, look: &mut dyn FnMut(&'a PutRequest)) {
         match self {
-            Self::Put(put) => puts.push(put),
-            Self::Txn(txn) => txn.collect_puts(&mut puts),
+            Self::Put(put) => look(put),
+            Self::Txn(txn) => txn.each_put(look),
             _ => {}
         }
-        puts
     }
 }
 
@@ -288,11 +291,11 @@ impl TxnRequest {
         })
     }
 
-    fn collect_puts<'a>(&'a self, puts: &mut Vec<&'a PutRequest>) {
+    fn each_put<'a>(&'a self, look: &mut dyn FnMut(&'a PutRequest)) {
         for op in self.success.iter().chain(&self.failure) {
             match op {
-                TxnOp::Put(put) => puts.push(put),
-                TxnOp::Txn(txn) => txn.collect_puts(puts),
+                TxnOp::Put(put) => look(put),
+                TxnOp::Txn(txn) => txn.each_put(look),
                 TxnOp::Range(_) | TxnOp::DeleteRange(_) => {}
             }
         }

@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{SMALL, generate, limits, seeds};
+use common::feed::limits;
+use common::{SMALL, generate, seeds};
 use kvd_check::Summary;
 
 /// Histories of a default run; `KVD_SEEDS` says otherwise, `KVD_SEED` prints one.

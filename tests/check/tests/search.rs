@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::{Feed, Recorded, SMALL, Shape, generate, limits, seeds};
+use common::feed::limits;
+use common::{Feed, Recorded, SMALL, Shape, generate, seeds};
 use kvd_check::search::{Fate, Step, Verdict, Window, search};
 use kvd_check::{
     Bytes, Compare, DeleteRequest, KeyRange, KeyValue, OpId, Outcome, PutRequest, RangeReply,

@@ -104,15 +104,17 @@ impl Operations {
         self.next += 1;
         let operation =
             Operation { id, caller, begun: at, ended: None, request, outcome: Outcome::Unknown };
-        for put in operation.request.puts() {
-            let mark = (put.key.clone(), put.value.clone());
-            let before = self.marks.insert(mark, id).filter(|before| *before != id);
-            let before = before.and_then(|before| self.entries.get(&before));
-            if let Some(before) = before.filter(|before| !before.resolved) {
-                let text = "two writes at once put the same value to the same key";
-                let violation = Violation::new(Kind::Misuse, text);
-                return Err(violation.with(&before.operation).with(&operation));
-            }
+        let (marks, entries) = (&mut self.marks, &self.entries);
+        let mut alike = None;
+        operation.request.each_put(&mut |put| {
+            let before = marks.insert((put.key.clone(), put.value.clone()), id);
+            let before = before.filter(|before| *before != id).and_then(|op| entries.get(&op));
+            alike = before.filter(|before| !before.resolved).or(alike);
+        });
+        if let Some(before) = alike {
+            let text = "two writes at once put the same value to the same key";
+            let violation = Violation::new(Kind::Misuse, text);
+            return Err(violation.with(&before.operation).with(&operation));
         }
         if may_write_unmarked(&operation.request) {
             self.unmarked.insert(id);
@@ -147,12 +149,13 @@ impl Operations {
         while self.resolved.len() > self.resolved_max {
             let gone = self.resolved.pop_front().and_then(|op| self.entries.remove(&op));
             let Some(Entry { operation, .. }) = gone else { continue };
-            for put in operation.request.puts() {
+            let marks = &mut self.marks;
+            operation.request.each_put(&mut |put| {
                 let mark = (put.key.clone(), put.value.clone());
-                if self.marks.get(&mark) == Some(&operation.id) {
-                    self.marks.remove(&mark);
+                if marks.get(&mark) == Some(&operation.id) {
+                    marks.remove(&mark);
                 }
-            }
+            });
         }
     }
 

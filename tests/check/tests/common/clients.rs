@@ -71,8 +71,11 @@ impl World {
 
     fn draw(&mut self, client: u64) -> Request {
         let place = usize::try_from(client).expect("a client");
-        let part = if self.shape.everything { 100 } else { 72 };
-        match self.rng.random_range(0..part) {
+        let part = self.rng.random_range(0..100);
+        if !self.shape.everything {
+            return self.draw_plain(place, part);
+        }
+        match part {
             0..22 => {
                 let (key, value, prev_kv) = (self.key(), self.unique(), self.rng.random());
                 let lease = self.clients[place].lease.unwrap_or(0);
@@ -95,6 +98,18 @@ impl World {
             }
             79..91 => self.draw_lease(place),
             _ => self.draw_lock(place),
+        }
+    }
+
+    /// Reads and writes only, in the parts by which checkers were compared before.
+    fn draw_plain(&mut self, place: usize, part: u64) -> Request {
+        match part {
+            0..30 => Request::Range(RangeRequest::of(KeyRange::one(self.key()))),
+            30..40 => self.draw_list(),
+            40..75 => Request::Put(PutRequest::of(self.key(), self.unique())),
+            75..80 => self.draw_delete(),
+            80..90 => self.draw_swap(place),
+            _ => self.draw_txn(),
         }
     }
 

@@ -17,7 +17,7 @@ use kvd_check::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-pub(crate) use feed::{Feed, Recorded, limits};
+pub(crate) use feed::{Feed, Recorded};
 
 /// Nanoseconds of a millisecond.
 pub(crate) const MS: Nanos = 1_000_000;
