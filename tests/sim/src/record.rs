@@ -76,13 +76,16 @@ impl Record {
     pub fn begin(&self, caller: Caller, request: &Request) -> OpId {
         let mut inner = self.lock();
         inner.note(&(now(), caller, request));
-        inner.checker.begin(now(), caller, request.clone())
+        let op = inner.checker.begin(now(), caller, request.clone());
+        tracing::debug!(?op, ?caller, ?request, "asks");
+        op
     }
 
     /// A client knows what became of it.
     pub fn end(&self, op: OpId, outcome: Outcome) {
         let mut inner = self.lock();
         inner.note(&(now(), op, &outcome));
+        tracing::debug!(?op, ?outcome, "is told");
         if let Outcome::Answered { revision, reply } = &outcome {
             inner.newest = inner.newest.max(*revision);
             inner.compactions += u64::from(matches!(reply, kvd_check::Reply::Compact));

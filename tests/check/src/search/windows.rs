@@ -13,7 +13,7 @@ use crate::event::EventKind;
 use crate::history::{OpId, Operation};
 use crate::log::Change;
 use crate::reply::{KeyValue, Reply};
-use crate::request::{DeleteRequest, KeyRange, Request, Revision, TxnOp, TxnRequest};
+use crate::request::{DeleteRequest, KeyRange, PutRequest, Request, Revision, TxnOp, TxnRequest};
 use crate::violation::{Kind, Violation};
 
 use super::{Counterexample, Fate, Step, Verdict, Window, search};
@@ -167,7 +167,7 @@ impl Taking {
             window.steps.push(match (answered, known) {
                 (Some(operation), _) => answered_step(operation),
                 (None, Some(operation)) => happened(operation),
-                (None, None) => deletes(change),
+                (None, None) => effects(change),
             });
         }
         let mut reads: Vec<Operation> = self.answered.into_values().collect();
@@ -212,13 +212,20 @@ fn happened(operation: &Operation) -> Step {
     Step { id: Some(*id), begun: *begun, request: request.clone(), fate: Fate::Happened }
 }
 
-/// What no client is known to have asked for: the end of a lease.
-fn deletes(change: &Change) -> Step {
-    let deletes = change.events.iter().map(|event| {
-        let keys = KeyRange::one(event.kv.key.clone());
-        TxnOp::DeleteRange(DeleteRequest { keys, prev_kv: false })
+/// What no client is known to have asked for, the end of a lease, or whose request is not kept any more: what it did
+/// stands for it.
+fn effects(change: &Change) -> Step {
+    let done = change.events.iter().map(|event| match event.kind {
+        EventKind::Put => {
+            let put = PutRequest::of(event.kv.key.clone(), event.kv.value.clone());
+            TxnOp::Put(PutRequest { lease: event.kv.lease, ..put })
+        }
+        EventKind::Delete => {
+            let keys = KeyRange::one(event.kv.key.clone());
+            TxnOp::DeleteRange(DeleteRequest { keys, prev_kv: false })
+        }
     });
-    let txn = TxnRequest { success: deletes.collect(), ..TxnRequest::default() };
+    let txn = TxnRequest { success: done.collect(), ..TxnRequest::default() };
     let fate = Fate::HappenedBefore(change.seen);
     Step { id: None, begun: 0, request: Request::Txn(txn), fate }
 }
