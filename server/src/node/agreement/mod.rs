@@ -92,6 +92,8 @@ impl Comparison {
         match noted {
             Ok(noted) if noted.rebuilds <= STATE_REBUILDS_MAX => {
                 tracing::warn!(attempt = noted.rebuilds, "the state is fetched from the majority");
+                // The samples go with the process: the others see first who is wrong, and name it.
+                tokio::time::sleep(2 * node.limits.state_compare_interval).await;
                 node.fence.ask_for_rebuild();
             }
             Ok(noted) => tracing::error!(
