@@ -1,19 +1,17 @@
 //! Many seeds, each in a process of its own, as many at once as there are processors.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::report::{Coverage, Report};
 
 /// Real time after which a run is stuck: a task that never sleeps stops simulated time, which no simulated
 /// clock can tell.
 const STUCK: Duration = Duration::from_secs(300);
-
-/// How often a running seed is looked at.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// How to run seeds.
 #[derive(Clone, Debug)]
@@ -123,33 +121,26 @@ impl Runner {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().map_err(|error| format!("cannot start: {error}"))?;
         let watched = Watched::over(child.id());
-        let output = child_output(child)?;
+        let output = child.wait_with_output();
         if watched.was_stuck() {
             return Err("time stands still".to_owned());
         }
-        Ok(output)
+        output.map_err(|error| format!("cannot be read: {error}"))
     }
-}
-
-fn child_output(child: Child) -> Result<std::process::Output, String> {
-    child.wait_with_output().map_err(|error| format!("cannot be read: {error}"))
 }
 
 /// Kills a process that takes too long.
 struct Watched {
-    done: std::sync::mpsc::Sender<()>,
+    done: mpsc::Sender<()>,
     thread: std::thread::JoinHandle<bool>,
 }
 
 impl Watched {
     fn over(process: u32) -> Self {
-        let (done, is_done) = std::sync::mpsc::channel::<()>();
+        let (done, is_done) = mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
-            let begin = Instant::now();
-            while begin.elapsed() < STUCK {
-                if is_done.recv_timeout(LOOK) != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                    return false;
-                }
+            if is_done.recv_timeout(STUCK) != Err(RecvTimeoutError::Timeout) {
+                return false;
             }
             // Already gone: then it was not stuck after all, and its output says what it has to say.
             let killed = Command::new("kill").args(["-9", &process.to_string()]).status();
