@@ -316,7 +316,8 @@ impl Starting {
             timeout,
         };
         let leases = Leases::start(parts, self.world.shutdown.clone());
-        self.peer_side.runs(raft.clone(), Arc::clone(&proposer), Arc::clone(&leases));
+        let telling = self.config.limits.state_compare_interval;
+        self.peer_side.runs(raft.clone(), Arc::clone(&proposer), Arc::clone(&leases), telling);
         let stores = Arc::clone(&self.world.stores);
         let watches = Watches::new(
             applier.feed().clone(),

@@ -40,6 +40,9 @@ const START_BYTES: u64 = SEGMENT_BYTES + (16 << 20);
 /// How often the device's free room is looked at.
 const SPACE_POLL: Duration = Duration::from_secs(1);
 
+/// How long a member takes to stop at most: a device that hangs must not keep the process.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
 /// How a member's life ends when nothing is wrong with the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -50,7 +53,11 @@ pub enum Ending {
 }
 
 /// Serves one member until it ends; an error is one line that says what is wrong.
-pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<Ending> {
+///
+/// `told_to_stop` is somebody else's word: it counts until the end, also where the member was about to be
+/// started again.
+pub fn run(config: Config, told_to_stop: Shutdown) -> anyhow::Result<Ending> {
+    let shutdown = Shutdown::new();
     let services = runtime::Builder::new_current_thread().enable_all().build()?;
     let fatal = FatalSignal::new();
     services.block_on(async {
@@ -62,7 +69,10 @@ pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<Ending> {
             node = member => node?,
             reason = fatal.raised() => bail!("{reason}"),
             // Nobody was served yet, and what is durable stays.
-            () = shutdown.begun() => return Ok(Ending::Stopped),
+            () = told_to_stop.begun() => {
+                shutdown.begin();
+                return Ok(Ending::Stopped);
+            }
         };
         let metrics = Arc::new(Metrics::new(&node.header().member_id.to_string(), ETCD_VERSION));
         let router = client_router(&node, &metrics, &shutdown)?;
@@ -82,11 +92,11 @@ pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<Ending> {
             let router = http::metrics_router(Arc::clone(&node), Arc::clone(&metrics));
             serving.spawn(listen::serve(listener, router, stop_listening.clone(), limits.clone()));
         }
-        let ending = tokio::select! {
-            () = shutdown.begun() => Ending::Stopped,
-            () = node.fence().rebuild_asked() => Ending::Rebuild,
+        tokio::select! {
+            () = told_to_stop.begun() => {}
+            () = node.fence().rebuild_asked() => {}
             reason = fatal.raised() => bail!("{reason}"),
-        };
+        }
         // Open streams and the member's own duties end with it.
         shutdown.begin();
         tracing::info!("stopping: leadership is handed over, requests under way end");
@@ -97,9 +107,13 @@ pub fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<Ending> {
             node.stop().await;
         };
         tokio::select! {
-            () = stopped => Ok(ending),
+            () = stopped => {}
+            () = tokio::time::sleep(STOP_LIMIT) => {
+                tracing::warn!("stopping took too long; what was acknowledged is durable");
+            }
             reason = fatal.raised() => bail!("{reason}"),
         }
+        Ok(if told_to_stop.is_begun() { Ending::Stopped } else { Ending::Rebuild })
     })
 }
 

@@ -228,7 +228,9 @@ impl Node {
     /// Renews a lease; answers the seconds granted, zero where there is no such lease (rule L6).
     pub async fn lease_renew(&self, id: LeaseId) -> Result<i64, RequestError> {
         self.check_fence()?;
-        Ok(self.leases.renew(id).await?)
+        let granted = self.leases.renew(id).await?;
+        self.check_fence()?;
+        Ok(granted)
     }
 
     /// Looks a lease up; `None` where there is no such lease (rule L11).
@@ -238,7 +240,9 @@ impl Node {
         keys: bool,
     ) -> Result<Option<LeaseFound>, RequestError> {
         self.check_fence()?;
-        Ok(self.leases.time_to_live(id, keys).await?)
+        let found = self.leases.time_to_live(id, keys).await?;
+        self.check_fence()?;
+        Ok(found)
     }
 
     /// Leases as this member knows them, those first that have the least time left (rule L13).
@@ -246,6 +250,7 @@ impl Node {
         self.check_fence()?;
         let leases = Arc::clone(&self.leases);
         let all = self.readers.run(move || leases.all()).await;
+        self.check_fence()?;
         all.ok_or_else(|| Unavailable::Stopped.into())
     }
 

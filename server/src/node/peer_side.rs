@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures_util::Stream;
 use kvd_core::ids::{Incarnation, MemberId};
@@ -14,6 +15,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 
 use super::agreement;
+use super::agreement::verdict::disputed;
 use super::leases::Leases;
 use super::propose::Proposer;
 use crate::apply::Applier;
@@ -40,6 +42,8 @@ struct Running {
     raft: Raft,
     proposer: Arc<Proposer>,
     leases: Arc<Leases>,
+    /// How long others may take to tell of their states.
+    telling: Duration,
 }
 
 impl PeerSide {
@@ -61,8 +65,14 @@ impl PeerSide {
     }
 
     /// Consensus runs.
-    pub(crate) fn runs(&self, raft: Raft, proposer: Arc<Proposer>, leases: Arc<Leases>) {
-        let _set_twice = self.running.set(Running { raft, proposer, leases });
+    pub(crate) fn runs(
+        &self,
+        raft: Raft,
+        proposer: Arc<Proposer>,
+        leases: Arc<Leases>,
+        telling: Duration,
+    ) {
+        let _set_twice = self.running.set(Running { raft, proposer, leases, telling });
     }
 
     /// Checks who calls.
@@ -189,9 +199,31 @@ impl PeerSide {
     /// The leader sends its state.
     pub(crate) async fn install_snapshot(
         &self,
+        leader: MemberId,
         stream: Streaming<peer::SnapshotChunk>,
     ) -> Result<peer::InstallSnapshotReply, Status> {
+        self.ensure_undisputed(leader).await?;
         self.running()?.raft.serve_snapshot(stream).await
+    }
+
+    /// While two members differ and nobody knows yet who is right, this one must not make either the majority by
+    /// taking its state (hazard B10).
+    async fn ensure_undisputed(&self, leader: MemberId) -> Result<(), Status> {
+        let running = self.running()?;
+        let applier = self.state.get().ok_or_else(starting)?;
+        let (peers, own) = (&running.proposer.peers, self.own.member_id);
+        let told = agreement::hear(peers, own, applier, &self.fence, running.telling).await;
+        if !told.contains_key(&leader) {
+            return Err(Status::unavailable(format!(
+                "{leader} does not tell what its state is like"
+            )));
+        }
+        let voters = applier.published().view().membership().1.voters.clone();
+        let Some((index, by)) = disputed(leader, &told, &voters) else { return Ok(()) };
+        tracing::error!(%leader, %index, %by, "the leader's state is disputed and not taken");
+        Err(Status::failed_precondition(format!(
+            "the state of {leader} at {index} differs from that of {by}"
+        )))
     }
 
     /// A peer without usable state wants this member's.

@@ -24,7 +24,7 @@ use kvd_proto::peer as wire_peer;
 use kvd_proto::peer::peer_client::PeerClient;
 use kvd_storage::log::RaftLog;
 use openraft::alias::SnapshotOf;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -57,6 +57,8 @@ pub(crate) struct Received {
     state: State,
     pub(super) meta: Meta,
     store: Box<dyn FinishedStore>,
+    /// Until it is the live one: the next transfer clears away what is not.
+    _alone: OwnedMutexGuard<()>,
 }
 
 impl Received {
@@ -220,7 +222,7 @@ impl Installer {
         mut chunks: impl Stream<Item = Result<Bytes, String>> + Unpin,
         own: Option<View>,
     ) -> Result<Received, String> {
-        let _one_at_a_time = self.receiving.lock().await;
+        let alone = Arc::clone(&self.receiving).lock_owned().await;
         let (stores, offer) = (Arc::clone(&self.stores), self.offer.clone());
         let create = move || Building::new(&*stores, own, offer);
         let mut building = self.readers.run(create).await.ok_or("the member is stopping")??;
@@ -238,7 +240,7 @@ impl Installer {
             }
         }
         let options = self.state_options;
-        let finish = move || building.finish(options);
+        let finish = move || building.finish(options, alone);
         let received = self.readers.run(finish).await.ok_or("the member is stopping")?;
         self.wants_all.store(received.is_err(), Ordering::Relaxed);
         received
@@ -257,7 +259,7 @@ impl Installer {
             SnapshotData::Live(capture) => self.copy(*capture).await.map_err(io::Error::other)?,
         };
         self.log_is_durable().await?;
-        let Received { state, meta, store } = received;
+        let Received { state, meta, store, _alone } = received;
         let switched = self.readers.run(move || store.make_live()).await;
         switched
             .ok_or_else(|| io::Error::other("the member is stopping"))?
@@ -363,7 +365,7 @@ impl Building {
     }
 
     /// Makes the store durable, opens the state from it and verifies its hash.
-    fn finish(mut self, options: Options) -> Result<Received, String> {
+    fn finish(mut self, options: Options, alone: OwnedMutexGuard<()>) -> Result<Received, String> {
         if !self.ended {
             return Err("the stream ended early".to_owned());
         }
@@ -375,7 +377,7 @@ impl Building {
         let new = self.new.take().ok_or("the store was finished before")?;
         let store = new.finish(&meta).map_err(|error| error.to_string())?;
         let state = State::open(store.store(), options).map_err(|error| error.to_string())?;
-        Ok(Received { state, meta, store })
+        Ok(Received { state, meta, store, _alone: alone })
     }
 }
 

@@ -130,8 +130,8 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<peer::SnapshotChunk>>,
     ) -> Result<Response<peer::InstallSnapshotReply>, Status> {
-        self.node.check(request.metadata())?;
-        self.node.install_snapshot(request.into_inner()).await.map(Response::new)
+        let leader = self.node.check(request.metadata())?.member_id;
+        self.node.install_snapshot(leader, request.into_inner()).await.map(Response::new)
     }
 
     async fn fetch_state(

@@ -253,7 +253,8 @@ impl DataDir {
         Ok(())
     }
 
-    /// Moves the live state out of the way because it is broken; gives its new path, if there was one.
+    /// Moves the live state out of the way because it is broken; gives its new path, if there was one. One that was
+    /// set aside before is deleted: a whole state each would fill the device, and the newest tells most.
     pub fn set_aside(&mut self) -> Result<Option<PathBuf>, DataDirError> {
         let Some(number) = self.current.take() else {
             return Ok(None);
@@ -262,6 +263,14 @@ impl DataDir {
             .map_err(|error| self.io_error(error))?;
         self.disk.remove_file(Path::new(CURRENT)).map_err(|error| self.io_error(error))?;
         self.disk.sync_dir(Path::new(MEMBER)).map_err(|error| self.io_error(error))?;
+        for name in self.names()? {
+            let before = name.starts_with("state-") && name.contains(".broken-");
+            if before && aside.file_name() != Some(name.as_ref()) {
+                self.disk
+                    .remove_dir_all(&Path::new(MEMBER).join(name))
+                    .map_err(|error| self.io_error(error))?;
+            }
+        }
         Ok(Some(aside))
     }
 

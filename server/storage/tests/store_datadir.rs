@@ -125,7 +125,13 @@ fn states_are_switched_set_aside_and_cleaned_up() {
     assert_eq!(dir.state(), None);
     assert_eq!(dir.next_state().unwrap().0, 2, "numbers are not used again");
     drop(dir);
-    let dir = open(root, None).unwrap();
+    let mut dir = open(root, None).unwrap();
     assert_eq!((dir.state(), dir.remove_stale().unwrap()), (None, vec![]));
     assert!(aside.exists(), "what was set aside is kept");
+
+    let (third, path) = dir.next_state().unwrap();
+    fs::create_dir(&path).unwrap();
+    dir.switch(third).unwrap();
+    let next = dir.set_aside().unwrap().unwrap();
+    assert!(next.exists() && !aside.exists(), "until the next one is");
 }

@@ -18,8 +18,8 @@ use kvd_core::ids::MemberId;
 use kvd_storage::datadir::Divergence;
 use tokio::time::Instant;
 
-pub(crate) use self::tell::{ask, reply};
-use self::verdict::{Odd, Split, Told, Value, Verdict, judge};
+pub(crate) use self::tell::{ask, hear, reply};
+use self::verdict::{Odd, Split, Told, Value, Verdict, is_unanimous, judge};
 use super::Node;
 use crate::limits::{STATE_REBUILDS_FORGOTTEN_AFTER, STATE_REBUILDS_MAX, STATE_UNDECIDED_MAX};
 use crate::shutdown::Shutdown;
@@ -34,16 +34,23 @@ pub(crate) async fn compare(node: Arc<Node>, stores: Arc<dyn Stores>, shutdown: 
             () = tokio::time::sleep(interval) => {}
             () = shutdown.begun() => return,
         }
-        let told = comparison.hear().await;
-        let membership = comparison.node.view().membership().1.clone();
+        let node = &comparison.node;
+        let own = node.own.member_id;
+        let told = hear(&node.proposer.peers, own, &node.applier, &node.fence, interval).await;
+        let membership = node.view().membership().1.clone();
         let mut verdict = judge(&told, &membership.voters);
-        if let Some(odd) = verdict.odd.remove(&comparison.node.own.member_id) {
+        if let Some(odd) = verdict.odd.remove(&own) {
             comparison.step_aside(&odd).await;
             return comparison.stay_aside(interval, &shutdown).await;
         }
         comparison.name_the_odd(&told, &verdict);
         comparison.consider_alarm(&verdict).await;
-        comparison.consider_forgetting(&verdict).await;
+        if is_unanimous(&told, &membership.voters, &verdict) {
+            // The majority was only late, or somebody repaired the rest: writes need not be stopped any more.
+            comparison.set_alarm(false).await;
+        }
+        let compared = |told: &Told| told.samples.iter().any(|at| Some(at.index) == verdict.agreed);
+        comparison.consider_forgetting(told.get(&own).is_some_and(compared)).await;
     }
 }
 
@@ -63,18 +70,6 @@ impl Comparison {
     fn new(node: Arc<Node>, stores: Arc<dyn Stores>) -> Self {
         let (undecided_since, agrees_since) = (None, None);
         Self { node, stores, undecided_since, split_is_told: false, agrees_since }
-    }
-
-    /// What every member that answers tells of its state, this one included.
-    async fn hear(&self) -> BTreeMap<MemberId, Told> {
-        let node = &self.node;
-        let nodes = node.view().membership().1.nodes.clone();
-        let others = nodes.into_iter().filter(|(id, _)| *id != node.own.member_id).collect();
-        let mut told = ask(&node.proposer.peers, others, node.limits.state_compare_interval).await;
-        // After the others: a state that was replaced meanwhile is not compared any more.
-        let own = Told { samples: node.applier.samples().all(), fenced: node.fence.is_raised() };
-        told.insert(node.own.member_id, own);
-        told
     }
 
     /// This member's state is not the majority's.
@@ -178,20 +173,26 @@ impl Comparison {
                  their member folders and start them"
             );
         }
+        self.set_alarm(true).await;
+    }
+
+    /// Raises or takes back the alarm that names no member. Only the leader does.
+    async fn set_alarm(&self, raise: bool) {
         let node = &self.node;
-        let raised = node.view().alarms().iter().any(|(_, kind)| *kind == AlarmKind::Corrupt);
-        if raised || node.leader() != Some(node.own.member_id) {
+        let is_raised = node.view().alarms().contains(&(MemberId(0), AlarmKind::Corrupt));
+        if is_raised == raise || node.leader() != Some(node.own.member_id) {
             return;
         }
-        let alarm = AlarmChange { raise: true, member: MemberId(0), kind: AlarmKind::Corrupt };
-        if let Err(error) = node.propose(Command::Alarm(alarm)).await {
-            tracing::warn!(%error, "the alarm is not raised yet");
+        let alarm = AlarmChange { raise, member: MemberId(0), kind: AlarmKind::Corrupt };
+        match node.propose(Command::Alarm(alarm)).await {
+            Ok(_) => tracing::warn!(raise, "alarm CORRUPT"),
+            Err(error) => tracing::warn!(%error, raise, "the alarm is not changed yet"),
         }
     }
 
     /// A rebuilt member that agrees for long may be rebuilt as often again.
-    async fn consider_forgetting(&mut self, verdict: &Verdict) {
-        if verdict.agreed.is_none() || self.split_is_told {
+    async fn consider_forgetting(&mut self, agrees: bool) {
+        if !agrees {
             self.agrees_since = None;
             return;
         }

@@ -9,8 +9,26 @@ use kvd_core::view::StateHash;
 use kvd_proto::peer::{StateHashesReply, StateHashesRequest, StateSample};
 
 use super::verdict::Told;
+use crate::apply::Applier;
+use crate::fence::Fence;
 use crate::peer::pool::{Lane, Peers, within};
 use crate::samples::Sample;
+
+/// What every member that answers in time tells of its state, this one included.
+pub(crate) async fn hear(
+    peers: &Peers,
+    own: MemberId,
+    applier: &Applier,
+    fence: &Fence,
+    limit: Duration,
+) -> BTreeMap<MemberId, Told> {
+    let nodes = applier.published().view().membership().1.nodes.clone();
+    let others = nodes.into_iter().filter(|(id, _)| *id != own).collect();
+    let mut told = ask(peers, others, limit).await;
+    // After the others: a state that was replaced meanwhile is not compared any more.
+    told.insert(own, Told { samples: applier.samples().all(), fenced: fence.is_raised() });
+    told
+}
 
 /// Asks these members at once; who does not answer in time is left out.
 pub(crate) async fn ask(

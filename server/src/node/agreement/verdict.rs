@@ -110,6 +110,25 @@ fn file(
     }
 }
 
+/// Whether all voters were compared at one index and have the same state there, but for those that are known to
+/// be wrong.
+pub(crate) fn is_unanimous(
+    told: &BTreeMap<MemberId, Told>,
+    voter_sets: &[BTreeSet<MemberId>],
+    verdict: &Verdict,
+) -> bool {
+    let Some(agreed) = verdict.agreed else { return false };
+    let unknown = |id: &MemberId| !is_fenced(told, *id);
+    let open = verdict.split.is_some()
+        || verdict.undecided.is_some()
+        || verdict.odd.keys().any(unknown);
+    let compared = |id: &MemberId| {
+        let told = told.get(id);
+        told.is_some_and(|told| told.fenced || values_of(told).any(|(index, _)| index == agreed))
+    };
+    !open && voter_sets.iter().flatten().all(compared)
+}
+
 /// Who was contradicted by whom, among those that told something: the first index known at which the state of
 /// `member` differs from another's that is not fenced.
 pub(crate) fn contradicted(
@@ -125,6 +144,24 @@ pub(crate) fn contradicted(
         found = [found, first].into_iter().flatten().min();
     }
     found
+}
+
+/// Who contradicts a member whose side no majority is on: the first index known at which its state differs from
+/// that of another that is not fenced. A state like that must not take another's place: with it, it could become
+/// the majority's.
+pub(crate) fn disputed(
+    member: MemberId,
+    told: &BTreeMap<MemberId, Told>,
+    voter_sets: &[BTreeSet<MemberId>],
+) -> Option<(Index, MemberId)> {
+    by_index(told).into_iter().find_map(|(index, values)| {
+        let own = values.get(&member)?;
+        let heard = || values.iter().filter(|(id, _)| !is_fenced(told, **id));
+        let (by, _) = heard().find(|(_, value)| *value != own)?;
+        let side = heard().filter(|(_, value)| *value == own).map(|(id, _)| *id);
+        let backed = is_majority(voter_sets, &side.collect::<Vec<_>>());
+        (!backed).then_some((index, *by))
+    })
 }
 
 fn by_index(told: &BTreeMap<MemberId, Told>) -> BTreeMap<Index, BTreeMap<MemberId, Value>> {

@@ -17,14 +17,20 @@ use crate::limits::{LEASE_EXPIRIES_IN_FLIGHT, LEASE_EXPIRIES_PER_PASS, LEASE_EXP
 use crate::raft::Leadership;
 use crate::shutdown::Shutdown;
 
-/// Ends leases until the member stops.
+/// Ends leases until the member stops, or its state may not be used any more: what a wrong state says of leases
+/// must end none (hazard B10).
 pub(super) async fn run(leases: Arc<Leases>, shutdown: Shutdown) {
-    loop {
-        tokio::select! {
-            () = leases.until_one_is_due() => {}
-            () = shutdown.begun() => return,
+    let ends = async {
+        loop {
+            leases.until_one_is_due().await;
+            leases.end_some().await;
         }
-        leases.end_some().await;
+    };
+    tokio::select! {
+        biased;
+        () = leases.parts.fence.raised() => {}
+        () = shutdown.begun() => {}
+        () = ends => {}
     }
 }
 
@@ -50,10 +56,6 @@ impl Leases {
 
     /// Ends leases whose time is up. Those that are not ended by it come again after a while.
     async fn end_some(&self) {
-        // What a wrong state says of leases must end none (hazard B10).
-        if self.parts.fence.is_raised() {
-            return;
-        }
         let Some(leadership) = self.parts.raft.own_leadership() else {
             return;
         };

@@ -38,7 +38,8 @@ fn added(receiver: &State, sender: &State) -> Result<Received, String> {
     while let Some(chunk) = next_chunk(&mut capture)? {
         building.take(chunk)?;
     }
-    building.finish(Options::DEFAULT)
+    let alone = Arc::new(Mutex::new(())).try_lock_owned().unwrap();
+    building.finish(Options::DEFAULT, alone)
 }
 
 #[test]

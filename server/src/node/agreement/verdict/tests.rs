@@ -68,6 +68,43 @@ fn every_part_of_a_sample_counts() {
     }
 }
 
+/// Whether what member 1 has is disputed, and by whom; all vote.
+fn disputed_first(told: Vec<Told>) -> Option<(u64, u64)> {
+    let told: BTreeMap<_, _> = (1..).map(MemberId).zip(told).collect();
+    let found = disputed(MemberId(1), &told, &[told.keys().copied().collect()]);
+    found.map(|(index, by)| (index.0, by.0))
+}
+
+#[test]
+fn a_state_is_disputed_until_a_majority_backs_it() {
+    let (one, other) = (told(&[(8, 1), (16, 2)]), told(&[(8, 1), (16, 66)]));
+    let silent = told(&[]);
+    let of_one = [one.clone(), other.clone(), silent.clone()];
+    assert_eq!(disputed_first(of_one.to_vec()), Some((16, 2)), "the third could decide either way");
+    assert_eq!(disputed_first(vec![one.clone(), other.clone(), one.clone()]), None, "it did");
+    assert_eq!(disputed_first(vec![one.clone(), other.clone(), other.clone()]), Some((16, 2)));
+    assert_eq!(disputed_first(vec![one.clone(), silent.clone(), silent]), None);
+    let judged = fenced(&[(8, 1), (16, 66)]);
+    assert_eq!(disputed_first(vec![one.clone(), judged, told(&[])]), None, "it was judged before");
+    assert_eq!(disputed_first(vec![told(&[(24, 3)]), other, one]), None, "nothing to compare at");
+}
+
+#[test]
+fn nobody_may_be_missing_where_all_agree() {
+    let unanimous = |told: Vec<Told>| {
+        let voters = [(1..=3).map(MemberId).collect()];
+        let told = (1..).map(MemberId).zip(told).collect();
+        is_unanimous(&told, &voters, &judge(&told, &voters))
+    };
+    let (one, other) = (told(&[(8, 1), (16, 2)]), told(&[(8, 1), (16, 66)]));
+    assert!(unanimous(vec![one.clone(), one.clone(), one.clone()]));
+    assert!(unanimous(vec![one.clone(), one.clone(), fenced(&[(16, 66)])]), "known to be wrong");
+    assert!(!unanimous(vec![one.clone(), one.clone(), other.clone()]), "not known to itself yet");
+    assert!(!unanimous(vec![one.clone(), one.clone(), told(&[(8, 1)])]), "not that far yet");
+    assert!(!unanimous(vec![one.clone(), one.clone()]), "silent");
+    assert!(!unanimous(vec![one, other, told(&[(8, 1)])]), "undecided");
+}
+
 #[test]
 fn two_that_differ_wait_for_the_third() {
     let verdict = judged(3, vec![told(&[(8, 1)]), told(&[(8, 2)])]);
