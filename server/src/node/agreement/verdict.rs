@@ -119,9 +119,8 @@ pub(crate) fn is_unanimous(
 ) -> bool {
     let Some(agreed) = verdict.agreed else { return false };
     let unknown = |id: &MemberId| !is_fenced(told, *id);
-    let open = verdict.split.is_some()
-        || verdict.undecided.is_some()
-        || verdict.odd.keys().any(unknown);
+    let open =
+        verdict.split.is_some() || verdict.undecided.is_some() || verdict.odd.keys().any(unknown);
     let compared = |id: &MemberId| {
         let told = told.get(id);
         told.is_some_and(|told| told.fenced || values_of(told).any(|(index, _)| index == agreed))
