@@ -7,7 +7,10 @@
 
 #[cfg(any(test, feature = "testing"))]
 mod forge;
+mod pins;
 mod published;
+
+use std::time::Duration;
 
 use kvd_core::checkpoint::{Checkpoint, Meta};
 use kvd_core::command::Entry;
@@ -19,7 +22,9 @@ use kvd_core::outcome::{Applied, Fatal};
 use kvd_core::snapshot::Capture;
 use kvd_core::state::{CompactProgress, State};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
+use self::pins::Pins;
 pub(crate) use self::published::Published;
 use crate::feed::{Changes, Feed};
 use crate::lease_clock::LeaseClock;
@@ -54,6 +59,7 @@ pub(crate) struct Applier {
     published: Published,
     feed: Feed,
     samples: Samples,
+    pins: Pins,
     #[cfg(any(test, feature = "testing"))]
     forge: forge::Forge,
 }
@@ -78,7 +84,7 @@ impl Applier {
         let published = Published::new(state.publish());
         leases.load(&published.view());
         let (queue, work) = mpsc::channel(QUEUE);
-        let feed = Feed::default();
+        let (feed, pins) = (Feed::default(), Pins::default());
         #[cfg(any(test, feature = "testing"))]
         let forge = forge::Forge::default();
         let worker = ApplyWorker {
@@ -97,6 +103,7 @@ impl Applier {
             fatal,
             leases,
             samples: samples.clone(),
+            pins: pins.clone(),
             #[cfg(any(test, feature = "testing"))]
             forge: forge.clone(),
         };
@@ -106,6 +113,7 @@ impl Applier {
             published,
             feed,
             samples,
+            pins,
             #[cfg(any(test, feature = "testing"))]
             forge,
         })
@@ -119,6 +127,11 @@ impl Applier {
     /// What the state was like at indexes that all members sample.
     pub(crate) fn samples(&self) -> &Samples {
         &self.samples
+    }
+
+    /// How long physical compaction has waited for a reader of what it would remove.
+    pub(crate) fn compaction_waited(&self) -> Duration {
+        self.pins.waited(Instant::now())
     }
 
     /// The next put is applied with this value instead of its own.
@@ -199,6 +212,7 @@ struct ApplyWorker {
     fatal: Box<dyn Fn(String) + Send>,
     leases: LeaseClock,
     samples: Samples,
+    pins: Pins,
     #[cfg(any(test, feature = "testing"))]
     forge: forge::Forge,
 }
@@ -263,11 +277,14 @@ impl Worker<Work> for ApplyWorker {
             return false;
         }
         match self.state.compact_step(COMPACT_STEP_KEYS) {
-            Ok(CompactProgress::More) => true,
-            Ok(CompactProgress::Done) => false,
             Ok(CompactProgress::Blocked) => {
                 self.compaction_blocked = true;
+                self.pins.blocked(Instant::now(), self.state.oldest_pin());
                 false
+            }
+            Ok(progress) => {
+                self.pins.released();
+                progress == CompactProgress::More
             }
             Err(error) => {
                 self.end(&error);
@@ -329,7 +346,7 @@ impl ApplyWorker {
         if active(Mutant::EventBeforeApply) {
             let published = self.published.clone();
             tokio::spawn(async move {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
                 published.publish(view);
             });
         } else {
@@ -391,7 +408,7 @@ mod tests {
         let (reason, reasons) = std::sync::mpsc::channel();
         let send = Box::new(move |generation, cut| checkpoint.send((generation, cut)).unwrap());
         let fatal = Box::new(move |text| reason.send(text).unwrap());
-        let leases = LeaseClock::new(std::time::Duration::from_secs(1));
+        let leases = LeaseClock::new(Duration::from_secs(1));
         let state = empty_state();
         let samples = Samples::new(4);
         let applier =

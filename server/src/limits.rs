@@ -87,6 +87,12 @@ pub(crate) const STATE_REBUILDS_MAX: u32 = 3;
 /// Time in which a rebuilt member agrees with the others until its rebuilds are forgotten.
 pub(crate) const STATE_REBUILDS_FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
+/// How long physical compaction waits for a reader until the log says so (hazard B8).
+pub(crate) const COMPACTION_BLOCKED_TOLD_AFTER: Duration = Duration::from_secs(60);
+
+/// Bytes of log kept at most while a snapshot is on its way to a peer that will go on after it (hazard B2).
+pub(crate) const LOG_RETAINED_FOR_SNAPSHOT_BYTES: u64 = 1 << 30;
+
 /// Leases that one entry renews at most: a few kilobytes, applied in well under a millisecond.
 pub const LEASE_RENEWALS_PER_ENTRY_MAX: usize = 1000;
 

@@ -87,6 +87,8 @@ pub(crate) struct Figures {
     pub(crate) db_bytes: Gauge,
     /// Bytes of live and uncompacted records.
     pub(crate) db_in_use_bytes: Gauge,
+    /// Seconds that compaction has waited for a reader.
+    pub(crate) compaction_blocked_seconds: Gauge,
     /// Resident memory of the process in bytes.
     pub(crate) resident_bytes: Gauge,
     /// Virtual memory of the process in bytes.
@@ -275,6 +277,11 @@ impl Metrics {
                 "etcd_debugging_mvcc_watch_stream_total",
                 "Streams of watches",
                 &self.figures.watch_streams,
+            ),
+            (
+                "kvd_compaction_blocked_seconds",
+                "Seconds for which compaction has waited for a reader of what it would remove",
+                &self.figures.compaction_blocked_seconds,
             ),
             ("etcd_debugging_mvcc_watcher_total", "Watches", &self.figures.watchers),
             (

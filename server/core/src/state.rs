@@ -200,6 +200,12 @@ impl State {
         Ok(if self.sweep.is_some() { CompactProgress::More } else { CompactProgress::Done })
     }
 
+    /// Up to where history was compacted when the oldest View began that compaction waits for; zero for never.
+    pub fn oldest_pin(&self) -> Revision {
+        let marks = self.old_marks.iter().filter_map(Weak::upgrade);
+        marks.filter_map(|mark| mark.compacted).min().unwrap_or_default()
+    }
+
     /// Bytes of history that are not yet durable: what decides when to checkpoint.
     pub fn unsealed_bytes(&self) -> u64 {
         self.shared.history.unsealed_bytes()

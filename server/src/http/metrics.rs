@@ -53,6 +53,7 @@ fn set_node(figures: &Figures, status: &Status) {
     figures.watch_streams.set(signed(status.watches.streams as u64));
     figures.watchers.set(signed(status.watches.watchers as u64));
     figures.slow_watchers.set(signed(status.watches.lagging as u64));
+    figures.compaction_blocked_seconds.set(signed(status.compaction_waited.as_secs()));
     figures.db_in_use_bytes.set(signed(status.db_size_in_use));
 }
 

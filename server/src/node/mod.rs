@@ -316,6 +316,7 @@ impl Node {
             proposals_pending: counters.pending.load(Ordering::Relaxed),
             proposals_failed: counters.failed.load(Ordering::Relaxed),
             snapshot_sent_bytes: self.snapshots.sent_bytes(),
+            compaction_waited: self.applier.compaction_waited(),
             watches: self.watches.counts(),
             state_differs: self.state_differs(&view),
         }

@@ -1,6 +1,7 @@
 //! How a request ends when it does not succeed, and what a caller may ask for.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use kvd_core::ids::{ClusterId, Index, MemberId, Revision, Term};
 use kvd_core::outcome::Rejection;
@@ -110,6 +111,8 @@ pub struct Status {
     pub proposals_failed: u64,
     /// Bytes of snapshots sent to other members since start.
     pub snapshot_sent_bytes: u64,
+    /// How long physical compaction has waited for a reader of what it would remove.
+    pub compaction_waited: Duration,
     /// Who watches.
     pub watches: WatchCounts,
     /// Every member, and whether its state is known to differ from the majority's.

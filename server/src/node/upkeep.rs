@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Node;
 use crate::apply::Applier;
-use crate::limits::{CHECKPOINT_INTERVAL, LOG_RETAINED_BYTES};
+use crate::limits::{CHECKPOINT_INTERVAL, LOG_RETAINED_BYTES, LOG_RETAINED_FOR_SNAPSHOT_BYTES};
 use crate::raft::Checkpoints;
 use crate::shutdown::Shutdown;
 
@@ -87,7 +87,7 @@ pub(crate) async fn follow_checkpoints(
 }
 
 /// The entry up to which the log may go now: below the checkpoint before the last, and below what is kept for
-/// peers that were away, in entries and in bytes (hazards A5, A8).
+/// peers that were away or are being sent a state, in entries and in bytes (hazards A5, A8, B2).
 fn purge_upto(node: &Node, log: &RaftLog, retention: Retention) -> Option<Index> {
     if active(Mutant::PurgeEarly) {
         log.purge(node.published.view().at());
@@ -98,7 +98,11 @@ fn purge_upto(node: &Node, log: &RaftLog, retention: Retention) -> Option<Index>
         0 => previous,
         bytes => log.beyond_newest(bytes),
     };
-    let upto = previous.min(Index(by_entries)).min(by_bytes);
+    let mut upto = previous.min(Index(by_entries)).min(by_bytes);
+    // Who is being sent a state goes on after it, or a slow transfer would be followed by another.
+    if let Some(sent) = node.snapshots.oldest_on_its_way() {
+        upto = upto.min(sent.max(log.beyond_newest(LOG_RETAINED_FOR_SNAPSHOT_BYTES)));
+    }
     (upto > Index(0)).then_some(upto)
 }
 

@@ -9,14 +9,14 @@ mod increment;
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use kvd_core::checkpoint::{Meta, StoreError};
-use kvd_core::ids::{LogId, MemberId, Revision};
+use kvd_core::ids::{Index, LogId, MemberId, Revision};
 use kvd_core::snapshot::{Capture, Decoder, Piece};
 use kvd_core::state::{Options, State};
 use kvd_core::view::{Access, View};
@@ -78,11 +78,41 @@ pub(crate) struct Sender {
     sent_bytes: Arc<AtomicU64>,
     /// A state that is known to be wrong is sent to nobody (hazard B10).
     fence: Fence,
+    /// Indexes of the states on their way to members that go on from there.
+    on_their_way: Arc<StdMutex<Vec<Index>>>,
+}
+
+/// One of them, until it has arrived or failed.
+struct OnItsWay {
+    all: Arc<StdMutex<Vec<Index>>>,
+    index: Index,
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = all.iter().position(|index| *index == self.index) {
+            all.swap_remove(at);
+        }
+    }
 }
 
 impl Sender {
     pub(crate) fn new(readers: ReaderPool, bytes_per_second: u64, fence: Fence) -> Self {
-        Self { readers, bytes_per_second, sent_bytes: Arc::default(), fence }
+        let (sent_bytes, on_their_way) = (Arc::default(), Arc::default());
+        Self { readers, bytes_per_second, sent_bytes, fence, on_their_way }
+    }
+
+    /// The entry after which a receiver of a state that is on its way will go on: the log beyond it is needed
+    /// (hazard B2).
+    pub(crate) fn oldest_on_its_way(&self) -> Option<Index> {
+        self.on_their_way.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().min()
+    }
+
+    fn on_its_way(&self, index: Index) -> OnItsWay {
+        let all = Arc::clone(&self.on_their_way);
+        all.lock().unwrap_or_else(PoisonError::into_inner).push(index);
+        OnItsWay { all, index }
     }
 
     /// Bytes of snapshots sent since start.
@@ -109,6 +139,7 @@ impl Sender {
         let base = client.snapshot_base(base).await.map_err(|status| status.to_string())?;
         capture.send_after(Revision(base.into_inner().revision));
         let meta = capture.meta().clone();
+        let _until_it_arrived = self.on_its_way(meta.applied.index);
         tracing::info!(%target, index = %meta.applied.index, revision = %meta.revision,
             base = ?capture.base(), "sending snapshot");
         let pieces = self.pieces(*capture, Some(wire::to_ballot(vote)));

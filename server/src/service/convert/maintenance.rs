@@ -138,6 +138,7 @@ mod tests {
             proposals_pending: 0,
             proposals_failed: 0,
             snapshot_sent_bytes: 0,
+            compaction_waited: std::time::Duration::ZERO,
             watches: crate::node::watch::Counts::default(),
             state_differs: std::collections::BTreeMap::new(),
         }
