@@ -1,6 +1,6 @@
 //! The way of a checkpoint from the applier to the live store: one checkpointer a state, replaced with it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -120,16 +120,27 @@ impl CheckpointLane {
     fn gates(&self, generation: u64) -> Gates {
         let (log, room) = (Arc::clone(&self.inner.durable_log), Arc::clone(&self.inner.room));
         let (durable, fatal) = (self.inner.durable.clone(), self.inner.fatal.clone());
+        // It is tried again with every sync of the log: once is enough to say so.
+        let is_told = AtomicBool::new(false);
         Gates {
             durable: Box::new(move || log()),
             room: Box::new(move |bytes| room(bytes)),
             report: Box::new(move |report| match report {
                 Report::Durable(meta) => {
+                    if is_told.swap(false, Ordering::Relaxed) {
+                        tracing::info!("there is room for checkpoints again");
+                    }
                     if durable.try_send((generation, meta)).is_err() {
                         fatal.raise("nobody follows durable checkpoints".to_owned());
                     }
                 }
-                Report::NoSpace => tracing::warn!("no room for a checkpoint; trying again"),
+                Report::NoSpace => {
+                    if !is_told.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(
+                            "no room for a checkpoint; it is tried again until there is"
+                        );
+                    }
+                }
                 Report::Failed(error) => fatal.raise(error.to_string()),
             }),
         }
