@@ -70,6 +70,7 @@ pub mod model;
 mod reply;
 mod request;
 pub mod search;
+mod spread;
 pub mod state;
 mod violation;
 pub mod watch;

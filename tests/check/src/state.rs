@@ -1,35 +1,54 @@
 //! The store's keys at every revision that is still kept.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
 
 use crate::bytes::Bytes;
 use crate::event::{Event, EventKind};
 use crate::reply::KeyValue;
 use crate::request::{KeyRange, LeaseId, Revision};
+use crate::spread::BySpread;
 
 /// Keys with their past, up to the newest revision.
 #[derive(Clone, Debug)]
 pub struct State {
-    keys: BTreeMap<Bytes, Versions>,
+    /// All that are kept, and between them places that are free.
+    keys: Vec<Key>,
+    /// Places to use again.
+    free: Vec<Place>,
+    /// Where each of them is.
+    places: HashMap<Bytes, Place, BySpread>,
     /// Those that are there now, so that nobody walks over what was deleted.
-    live: BTreeMap<Bytes, KeyValue>,
+    live: BTreeMap<Bytes, Place>,
     revision: Revision,
     oldest: Revision,
     /// Where a key got a new version, oldest first: from that revision on the one before is no use.
-    superseded: VecDeque<(Revision, Bytes)>,
+    superseded: VecDeque<(Revision, Place)>,
     /// Where a key was deleted, oldest first.
-    deleted: VecDeque<(Revision, Bytes)>,
+    deleted: VecDeque<(Revision, Place)>,
     /// The keys that hang on each lease now.
     attached: BTreeMap<LeaseId, BTreeSet<Bytes>>,
 }
 
-/// What one key was, oldest first; none where it was deleted.
-type Versions = VecDeque<(Revision, Option<KeyValue>)>;
+/// Where a key is among all that are kept, so that it is looked for by name once.
+type Place = usize;
+
+/// What one key was, oldest first.
+#[derive(Clone, Debug, Default)]
+struct Key {
+    name: Bytes,
+    /// Apart from what is there since, so that a search walks over numbers only.
+    since: VecDeque<Revision>,
+    /// As many; none where it was deleted.
+    versions: VecDeque<Option<KeyValue>>,
+}
 
 impl Default for State {
     fn default() -> Self {
         Self {
-            keys: BTreeMap::new(),
+            keys: Vec::new(),
+            free: Vec::new(),
+            places: HashMap::default(),
             live: BTreeMap::new(),
             revision: 1,
             oldest: 1,
@@ -82,35 +101,51 @@ impl State {
     pub fn apply(&mut self, events: &[Event]) {
         self.revision += 1;
         for event in events {
-            let key = &event.kv.key;
-            let put = event.kind == EventKind::Put;
-            let kv = put.then(|| event.kv.clone());
-            let versions = self.keys.entry(key.clone()).or_default();
-            let before = versions.back().and_then(|(_, kv)| kv.as_ref()).map_or(0, |kv| kv.lease);
-            if before != 0
-                && let Some(keys) = self.attached.get_mut(&before)
-            {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.attached.remove(&before);
-                }
+            let name = &event.kv.key;
+            let kv = (event.kind == EventKind::Put).then(|| event.kv.clone());
+            let place = self.place(name);
+            self.attach(place, name, kv.as_ref().map_or(0, |kv| kv.lease));
+            match (self.keys[place].newest(), &kv) {
+                (None, Some(_)) => drop(self.live.insert(name.clone(), place)),
+                (Some(_), None) => drop(self.live.remove(name)),
+                _ => {}
             }
-            if put && event.kv.lease != 0 {
-                self.attached.entry(event.kv.lease).or_default().insert(key.clone());
+            if kv.is_none() {
+                self.deleted.push_back((self.revision, place));
             }
-            if let Some(kv) = &kv {
-                self.live.insert(key.clone(), kv.clone());
-            } else {
-                self.live.remove(key);
-                self.deleted.push_back((self.revision, key.clone()));
+            if self.keys[place].set(self.revision, kv) {
+                self.superseded.push_back((self.revision, place));
             }
-            match versions.back_mut() {
-                Some((revision, last)) if *revision == self.revision => *last = kv,
-                _ => {
-                    versions.push_back((self.revision, kv));
-                    self.superseded.push_back((self.revision, key.clone()));
-                }
+        }
+    }
+
+    /// Where a key is from now on.
+    fn place(&mut self, name: &Bytes) -> Place {
+        if let Some(place) = self.places.get(name) {
+            return *place;
+        }
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.keys.push(Key::default());
+            self.keys.len() - 1
+        });
+        self.keys[place].name = name.clone();
+        self.places.insert(name.clone(), place);
+        place
+    }
+
+    /// A key hangs on this lease from now on, and on no other; 0 is none.
+    fn attach(&mut self, place: Place, name: &Bytes, lease: LeaseId) {
+        let before = self.keys[place].newest().map_or(0, |kv| kv.lease);
+        if before != 0
+            && let Some(names) = self.attached.get_mut(&before)
+        {
+            names.remove(name);
+            if names.is_empty() {
+                self.attached.remove(&before);
             }
+        }
+        if lease != 0 {
+            self.attached.entry(lease).or_default().insert(name.clone());
         }
     }
 
@@ -118,15 +153,56 @@ impl State {
     pub fn forget_before(&mut self, revision: Revision) {
         self.oldest = revision.clamp(self.oldest, self.revision);
         while self.deleted.pop_front_if(|(at, _)| *at <= self.oldest).is_some() {}
-        while let Some((_, key)) = self.superseded.pop_front_if(|(at, _)| *at <= self.oldest) {
-            let Some(versions) = self.keys.get_mut(&key) else { continue };
-            while versions.get(1).is_some_and(|(at, _)| *at <= self.oldest) {
-                versions.pop_front();
-            }
-            if versions.len() == 1 && versions.front().is_some_and(|(_, kv)| kv.is_none()) {
-                self.keys.remove(&key);
+        while let Some((_, place)) = self.superseded.pop_front_if(|(at, _)| *at <= self.oldest) {
+            let key = &mut self.keys[place];
+            key.forget_before(self.oldest);
+            // Once only: a place that is free has no versions.
+            if key.versions.len() == 1 && key.newest().is_none() {
+                key.clear();
+                self.places.remove(&key.name);
+                self.free.push(place);
             }
         }
+    }
+}
+
+impl Key {
+    fn newest(&self) -> Option<&KeyValue> {
+        self.versions.back()?.as_ref()
+    }
+
+    /// What it is from a revision on. Says whether that revision had not touched it yet.
+    fn set(&mut self, revision: Revision, kv: Option<KeyValue>) -> bool {
+        if self.since.back() == Some(&revision) {
+            self.versions.pop_back();
+            self.versions.push_back(kv);
+            return false;
+        }
+        self.since.push_back(revision);
+        self.versions.push_back(kv);
+        true
+    }
+
+    fn at(&self, revision: Revision) -> Option<&KeyValue> {
+        // Mostly the newest one or nearly so is meant.
+        let near = self.since.iter().rev().take(16).position(|since| *since <= revision);
+        let later = near.unwrap_or_else(|| {
+            self.since.len() - self.since.partition_point(|since| *since <= revision)
+        });
+        self.versions.get(self.versions.len().checked_sub(later + 1)?)?.as_ref()
+    }
+
+    /// What is no use from a revision on is forgotten.
+    fn forget_before(&mut self, revision: Revision) {
+        while self.since.get(1).is_some_and(|since| *since <= revision) {
+            self.since.pop_front();
+            self.versions.pop_front();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.since.clear();
+        self.versions.clear();
     }
 }
 
@@ -153,14 +229,7 @@ impl<'a> View<'a> {
     /// A key, if it is there.
     #[must_use]
     pub fn get(self, key: &[u8]) -> Option<&'a KeyValue> {
-        let live = self.state.live.get(key);
-        if self.revision == self.state.revision {
-            return live;
-        }
-        if let Some(same) = live.and_then(|kv| self.unless_later(kv)) {
-            return Some(same);
-        }
-        self.state.keys.get(key).and_then(|versions| self.pick(versions))
+        self.state.keys[*self.state.places.get(key)?].at(self.revision)
     }
 
     /// The keys of a range that are there, in order.
@@ -169,16 +238,23 @@ impl<'a> View<'a> {
         if let Some(key) = keys.single() {
             return self.get(key).into_iter().collect();
         }
-        let live = self.state.live.range(keys.key.clone()..);
-        let live = live.take_while(|(key, _)| keys.contains(key));
+        let first = Bound::Included(&*keys.key);
+        let end = match keys.is_open() {
+            true => Bound::Unbounded,
+            false if keys.key < keys.range_end => Bound::Excluded(&*keys.range_end),
+            false => return Vec::new(),
+        };
+        let live = self.state.live.range::<[u8], _>((first, end));
+        let kept = &self.state.keys;
         let mut found: Vec<&KeyValue> =
-            live.filter_map(|(key, kv)| self.unless_later(kv).or_else(|| self.get(key))).collect();
+            live.filter_map(|(_, place)| kept[*place].at(self.revision)).collect();
         // Those that are gone now were there, maybe.
         let live_now = found.len();
-        let gone = self.state.deleted.iter().rev();
-        for (_, key) in gone.take_while(|(at, _)| *at > self.revision) {
-            if keys.contains(key) && !self.state.live.contains_key(key) {
-                found.extend(self.get(key));
+        let deleted = self.state.deleted.iter().rev();
+        for (_, place) in deleted.take_while(|(at, _)| *at > self.revision) {
+            let key = &kept[*place];
+            if keys.contains(&key.name) && key.newest().is_none() {
+                found.extend(key.at(self.revision));
             }
         }
         if found.len() > live_now {
@@ -186,21 +262,6 @@ impl<'a> View<'a> {
             found.dedup_by_key(|kv| &kv.key);
         }
         found
-    }
-
-    /// What a key is now, if it was that already.
-    fn unless_later(self, kv: &'a KeyValue) -> Option<&'a KeyValue> {
-        (kv.mod_revision <= self.revision).then_some(kv)
-    }
-
-    fn pick(self, versions: &'a Versions) -> Option<&'a KeyValue> {
-        // Mostly the newest one or nearly so is meant.
-        let found = versions.iter().rev().take(4).find(|(at, _)| *at <= self.revision);
-        let found = found.or_else(|| {
-            let after = versions.partition_point(|(at, _)| *at <= self.revision);
-            versions.get(after.checked_sub(1)?)
-        });
-        found.and_then(|(_, kv)| kv.as_ref())
     }
 }
 
@@ -237,7 +298,7 @@ mod tests {
         state.forget_before(5);
         assert_eq!((seen(&state, 4), seen(&state, 5)), (None, Some(Some(5))));
         state.forget_before(12);
-        assert_eq!(state.keys.len(), 1, "a deleted key is forgotten: {state:?}");
+        assert!(state.places.len() == 1, "a deleted key is forgotten: {state:?}");
         assert_eq!(state.now().range(&KeyRange::all()).len(), 1);
     }
 

@@ -1,13 +1,13 @@
 //! Operations that still matter: open, waiting for the log, unknown; and some that just were.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::bytes::Bytes;
 use crate::event::{Event, EventKind};
 use crate::history::{Caller, Nanos, OpId, Operation};
 use crate::reply::{Outcome, Reply};
 use crate::request::{Request, Revision, TxnOp, TxnRequest};
+use crate::spread::BySpread;
 use crate::violation::{Kind, Violation};
 
 use super::time::Known;
@@ -34,33 +34,14 @@ impl Entry {
     }
 }
 
-/// Spreads the numbers of operations: they are ours, so nobody chooses them to collide.
-#[derive(Debug, Default)]
-struct ByNumber(u64);
-
-impl Hasher for ByNumber {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(self.0 ^ u64::from(*byte)));
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        // The golden ratio in 64 bits: neighbours end up far from each other.
-        self.0 = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-}
-
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Operations {
-    entries: HashMap<OpId, Entry, BuildHasherDefault<ByNumber>>,
+    entries: HashMap<OpId, Entry, BySpread>,
     next: u64,
     open: BTreeSet<OpId>,
     /// Whose put a key and value are.
-    marks: HashMap<(Bytes, Bytes), OpId>,
+    marks: HashMap<(Bytes, Bytes), OpId, BySpread>,
     /// May have changed something, or may yet, without a put to know it by.
     unmarked: BTreeSet<OpId>,
     /// Oldest first.
@@ -74,7 +55,7 @@ impl Operations {
             entries: HashMap::default(),
             next: 0,
             open: BTreeSet::new(),
-            marks: HashMap::new(),
+            marks: HashMap::default(),
             unmarked: BTreeSet::new(),
             resolved: VecDeque::new(),
             resolved_max: kept.min(RESOLVED_MAX),
