@@ -32,11 +32,7 @@ pub fn evaluate(view: View<'_>, request: &Request) -> Result<Effect, Refusal> {
         Request::Range(range) => Reply::Range(work.read(range)?),
         Request::Put(put) => work.put(put),
         Request::DeleteRange(delete) => work.delete(delete),
-        Request::Txn(txn) => {
-            let plan = Plan::of(view, txn);
-            plan.check(view)?;
-            work.run(&plan)?
-        }
+        Request::Txn(txn) => work.run(txn)?,
         Request::Compact { .. } => Reply::Compact,
         Request::LeaseGrant { ttl_seconds, .. } => Reply::LeaseGrant { ttl_seconds: *ttl_seconds },
         Request::LeaseRevoke { .. } => Reply::LeaseRevoke,
@@ -55,53 +51,22 @@ pub fn lease_end(view: View<'_>, keys: &[Bytes]) -> Vec<Event> {
     work.events
 }
 
-/// A transaction with its compares decided: they all look at the store before it (KV-T2).
-struct Plan<'a> {
-    succeeded: bool,
-    ops: Vec<PlanOp<'a>>,
-}
-
-enum PlanOp<'a> {
-    One(&'a TxnOp),
-    Txn(Plan<'a>),
-}
-
-impl<'a> Plan<'a> {
-    fn of(view: View<'_>, txn: &'a TxnRequest) -> Self {
-        let succeeded = txn.compares.iter().all(|compare| holds(view, compare));
-        let branch = if succeeded { &txn.success } else { &txn.failure };
-        let ops = branch.iter().map(|op| match op {
-            TxnOp::Txn(txn) => PlanOp::Txn(Self::of(view, txn)),
-            op => PlanOp::One(op),
-        });
-        Self { succeeded, ops: ops.collect() }
-    }
-
-    /// Everything that can fail is looked at before anything is done (KV-T9).
-    fn check(&self, view: View<'_>) -> Result<(), Refusal> {
-        for op in &self.ops {
-            match op {
-                PlanOp::One(TxnOp::Range(range)) => {
-                    readable(view, range.revision)?;
-                }
-                PlanOp::One(_) => {}
-                PlanOp::Txn(plan) => plan.check(view)?,
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Whether a condition holds for every key that it means.
 fn holds(view: View<'_>, compare: &Compare) -> bool {
+    if let Some(key) = compare.keys.single() {
+        return view.get(key).map_or_else(|| absent_relates(compare), |kv| relates(kv, compare));
+    }
     let found = view.range(&compare.keys);
-    let absent = KeyValue::default();
     if found.is_empty() {
-        // Nothing compares with the value of an absent key, not even as different (KV-T7).
-        let by_value = matches!(compare.target, Target::Value(_));
-        return !by_value && relates(&absent, compare);
+        return absent_relates(compare);
     }
     found.into_iter().all(|kv| relates(kv, compare))
+}
+
+/// Nothing compares with the value of an absent key, not even as different (KV-T7).
+fn absent_relates(compare: &Compare) -> bool {
+    let by_value = matches!(compare.target, Target::Value(_));
+    !by_value && relates(&KeyValue::default(), compare)
 }
 
 fn relates(kv: &KeyValue, compare: &Compare) -> bool {
@@ -142,18 +107,21 @@ impl Work<'_> {
         self.view.revision() + 1
     }
 
-    fn run(&mut self, plan: &Plan<'_>) -> Result<Reply, Refusal> {
-        let mut replies = Vec::new();
-        for op in &plan.ops {
+    /// All compares look at the store before it, those of a transaction within too (KV-T2): so does the view.
+    /// What fails does nothing at all (KV-T9): who gets an error never sees the events before it.
+    fn run(&mut self, txn: &TxnRequest) -> Result<Reply, Refusal> {
+        let succeeded = txn.compares.iter().all(|compare| holds(self.view, compare));
+        let branch = if succeeded { &txn.success } else { &txn.failure };
+        let mut replies = Vec::with_capacity(branch.len());
+        for op in branch {
             replies.push(match op {
-                PlanOp::One(TxnOp::Range(range)) => Reply::Range(self.read(range)?),
-                PlanOp::One(TxnOp::Put(put)) => self.put(put),
-                PlanOp::One(TxnOp::DeleteRange(delete)) => self.delete(delete),
-                PlanOp::Txn(plan) => self.run(plan)?,
-                PlanOp::One(TxnOp::Txn(_)) => unreachable!("a transaction within has its own plan"),
+                TxnOp::Range(range) => Reply::Range(self.read(range)?),
+                TxnOp::Put(put) => self.put(put),
+                TxnOp::DeleteRange(delete) => self.delete(delete),
+                TxnOp::Txn(txn) => self.run(txn)?,
             });
         }
-        Ok(Reply::Txn { succeeded: plan.succeeded, replies })
+        Ok(Reply::Txn { succeeded, replies })
     }
 
     fn get(&self, key: &Bytes) -> Option<KeyValue> {
@@ -169,16 +137,17 @@ impl Work<'_> {
             return self.get(key).into_iter().collect();
         }
         let before = self.view.range(keys).into_iter();
-        if self.events.is_empty() {
-            return before.cloned().collect();
-        }
-        let mut merged: BTreeMap<Bytes, Option<KeyValue>> =
-            before.map(|kv| (kv.key.clone(), Some(kv.clone()))).collect();
+        let mut found: Vec<KeyValue> = before.cloned().collect();
         for event in self.events.iter().filter(|event| keys.contains(&event.kv.key)) {
-            let kv = (event.kind == EventKind::Put).then(|| event.kv.clone());
-            merged.insert(event.kv.key.clone(), kv);
+            let place = found.binary_search_by(|kv| kv.key.cmp(&event.kv.key));
+            match (event.kind, place) {
+                (EventKind::Put, Ok(place)) => found[place] = event.kv.clone(),
+                (EventKind::Put, Err(place)) => found.insert(place, event.kv.clone()),
+                (EventKind::Delete, Ok(place)) => drop(found.remove(place)),
+                (EventKind::Delete, Err(_)) => {}
+            }
         }
-        merged.into_values().flatten().collect()
+        found
     }
 
     fn read(&self, range: &RangeRequest) -> Result<RangeReply, Refusal> {
