@@ -21,7 +21,7 @@ mod judge;
 mod operations;
 mod time;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use crate::event::Response;
 use crate::history::{Caller, Member, Nanos, OpId};
@@ -44,7 +44,7 @@ pub struct Certificate {
     floors: Floors,
     compactions: Compactions,
     /// Answered at a revision that no witness told of yet.
-    waiting: BTreeMap<Revision, Vec<OpId>>,
+    waiting: BTreeSet<(Revision, OpId)>,
     revisions_kept: Revision,
     clock: Nanos,
     counts: Counts,
@@ -77,7 +77,7 @@ impl Certificate {
             operations: Operations::new(revisions_kept),
             floors: Floors::new(monotone),
             compactions: Compactions::default(),
-            waiting: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             revisions_kept: Revision::try_from(revisions_kept).unwrap_or(Revision::MAX),
             clock: 0,
             counts: Counts::default(),
@@ -181,8 +181,9 @@ impl Certificate {
     ) -> Result<Vec<Change>, Violation> {
         // What is told late is told of a time that is over; what is told early would be known too soon.
         self.clock = self.clock.max(response.at);
-        let mut new = Vec::new();
-        for told in self.witnesses.read(member, response)? {
+        let told = self.witnesses.read(member, response)?;
+        let mut new = Vec::with_capacity(told.len());
+        for told in told {
             match told.revision.cmp(&(self.state.revision() + 1)) {
                 std::cmp::Ordering::Less => self.compare(&told)?,
                 std::cmp::Ordering::Equal => new.push(self.append(told)?),
@@ -200,13 +201,13 @@ impl Certificate {
     /// # Errors
     /// What is missing.
     pub fn finish(&self) -> Result<(), Violation> {
-        let Some((revision, ops)) = self.waiting.first_key_value() else { return Ok(()) };
+        let Some((revision, _)) = self.waiting.first() else { return Ok(()) };
         let newest = self.state.revision();
         let mut violation = Violation::new(
             Kind::SkippedRevision,
             format!("an answer is of revision {revision}, but the log ends at {newest}"),
         );
-        for entry in ops.iter().filter_map(|op| self.operations.get(*op)) {
+        for entry in self.waiting_for(*revision) {
             if entry.wrote() {
                 violation.kind = Kind::LostWrite;
             }
@@ -246,6 +247,12 @@ impl Certificate {
         let oldest = asked.min(kept);
         self.state.forget_before(oldest);
         self.log.forget_before(oldest);
+    }
+
+    /// Answered at this revision, before any witness told of it.
+    fn waiting_for(&self, revision: Revision) -> impl Iterator<Item = &Entry> {
+        let waiting = self.waiting.range((revision, OpId(0))..=(revision, OpId(u64::MAX)));
+        waiting.filter_map(|(_, op)| self.operations.get(*op))
     }
 
     fn entry(&self, op: OpId) -> &Entry {

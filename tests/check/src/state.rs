@@ -246,8 +246,9 @@ impl<'a> View<'a> {
         };
         let live = self.state.live.range::<[u8], _>((first, end));
         let kept = &self.state.keys;
-        let mut found: Vec<&KeyValue> =
-            live.filter_map(|(_, place)| kept[*place].at(self.revision)).collect();
+        // Room for a list of usual length, so that it does not grow step by step.
+        let mut found: Vec<&KeyValue> = Vec::with_capacity(self.state.live.len().min(16));
+        found.extend(live.filter_map(|(_, place)| kept[*place].at(self.revision)));
         // Those that are gone now were there, maybe.
         let live_now = found.len();
         let deleted = self.state.deleted.iter().rev();
@@ -300,6 +301,25 @@ mod tests {
         state.forget_before(12);
         assert!(state.places.len() == 1, "a deleted key is forgotten: {state:?}");
         assert_eq!(state.now().range(&KeyRange::all()).len(), 1);
+    }
+
+    #[test]
+    fn a_key_in_the_place_of_a_forgotten_one_has_no_past() {
+        let mut state = State::new();
+        state.apply(&[put("a", 2, 0), put("b", 2, 0)]);
+        state.apply(&[delete("a", 3), delete("b", 3)]);
+        state.forget_before(3);
+        assert_eq!((state.free.len(), state.places.len()), (2, 0), "each once: {state:?}");
+        state.apply(&[put("c", 4, 0)]);
+        state.apply(&[put("d", 5, 0), delete("c", 5)]);
+        assert_eq!(state.keys.len(), 2, "places are used again: {state:?}");
+        let known = |at: Revision| {
+            let found = state.at(at).expect("it is kept").range(&KeyRange::all()).into_iter();
+            found.map(|kv| (kv.key.clone(), kv.mod_revision)).collect::<Vec<_>>()
+        };
+        assert_eq!((known(3), known(4)), (vec![], vec![("c".into(), 4)]));
+        assert_eq!(known(5), [("d".into(), 5)]);
+        assert_eq!(state.at(4).and_then(|view| view.get(b"d")), None);
     }
 
     #[test]

@@ -53,7 +53,8 @@ impl Certificate {
         if let Some(op) = writer {
             self.applied(op, revision, origin.reply)?;
         }
-        for op in self.waiting.remove(&revision).into_iter().flatten() {
+        while let Some((_, op)) = self.waiting.first().copied().filter(|(at, _)| *at == revision) {
+            self.waiting.pop_first();
             if !self.entry(op).wrote() {
                 self.judge_read(op, revision)?;
             } else if writer != Some(op) {
@@ -135,9 +136,7 @@ impl Certificate {
             let text = format!("nobody asked for revision {revision}: {events:?}");
             return Err(Violation::new(Kind::Phantom, text));
         }
-        let acknowledged = self.waiting.get(&revision).into_iter().flatten();
-        let acknowledged = acknowledged.filter_map(|op| self.operations.get(*op));
-        for entry in acknowledged.filter(|entry| entry.wrote()) {
+        for entry in self.waiting_for(revision).filter(|entry| entry.wrote()) {
             if let Ok(Effect { events, reply }) =
                 evaluate(self.state.now(), &entry.operation.request)
                 && same(&events, &told.events)

@@ -67,7 +67,7 @@ impl Certificate {
         let entry = self.entry(op);
         if !entry.wrote() {
             if revision > self.state.revision() {
-                self.waiting.entry(revision).or_default().push(op);
+                self.waiting.insert((revision, op));
                 return Ok(());
             }
             return self.judge_read(op, revision);
@@ -83,7 +83,7 @@ impl Certificate {
                 Ok(())
             }
             None if revision > self.state.revision() => {
-                self.waiting.entry(revision).or_default().push(op);
+                self.waiting.insert((revision, op));
                 Ok(())
             }
             None => self.claim(op, revision),
