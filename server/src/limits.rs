@@ -19,6 +19,11 @@ pub(crate) const DESCRIPTOR_RESERVE: u64 = 150;
 /// Connections of clients where the process may have any number of descriptors.
 pub(crate) const CONNECTIONS_MAX: usize = 65_536;
 
+/// Bytes that a connection's client may send ahead of what is read. The HTTP/2 library takes half of it as its
+/// allowance for small frames that nobody read yet, about 200 bytes each, and cuts the connection beyond: with its
+/// default of a megabyte, of a client that has a few thousand writes begun at once.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+
 /// Pause after a failed accept, so that a process without descriptors does not spin.
 pub(crate) const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 

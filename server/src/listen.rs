@@ -21,8 +21,8 @@ use tokio::task::JoinSet;
 
 use crate::config::{Scheme, Url};
 use crate::limits::{
-    ACCEPT_BACKOFF, CONNECTIONS_MAX, DESCRIPTOR_RESERVE, DRAIN_DEADLINE, FIRST_BYTE_DEADLINE,
-    HEAD_DEADLINE,
+    ACCEPT_BACKOFF, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, DESCRIPTOR_RESERVE, DRAIN_DEADLINE,
+    FIRST_BYTE_DEADLINE, HEAD_DEADLINE,
 };
 use crate::net::{BoxIo, Listen, Net};
 use crate::shutdown::Shutdown;
@@ -194,6 +194,7 @@ async fn http2(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.concurrent_streams_max)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout)
             .serve_connection(TokioIo::new(io), TowerToHyperService::new(router))

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use kvd_client::prefix_end;
+use kvd_client::proto::etcdserverpb::kv_client::KvClient;
 use kvd_client::proto::etcdserverpb::request_op::Request;
 use kvd_client::proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
 use kvd_tests::cluster::process::{Cluster, Program};
 use kvd_tests::fault::caller::Caller;
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
 
 use crate::away::sent_bytes;
 use crate::start::damage_states;
@@ -129,6 +132,66 @@ fn an_entry_that_applies_for_longer_than_an_election_deposes_nobody() -> anyhow:
         keys *= 2;
     }
     caller.ensure_same_hashes()
+}
+
+/// Hazard B1, admission: while one entry is applied, clients write on. What was accepted and waits to be applied
+/// stays bounded: the rest is told that there are too many requests, and was never proposed.
+#[test]
+fn what_waits_to_be_applied_is_bounded() -> anyhow::Result<()> {
+    /// Accepted and not applied, by the rule (behaviour.md 10.3).
+    const GAP: u64 = 5_000;
+    const PUTS: usize = 20_000;
+    /// Puts that are begun before others get their turn.
+    const AT_ONCE: usize = 500;
+    let cluster = Cluster::start(&Program::kvd()?, 1, &[])?;
+    let endpoints = cluster.endpoints();
+    let caller = Caller::new(&endpoints)?;
+    let mut keys = 100_000;
+    loop {
+        fill(&caller, "many/", keys, 1)?;
+        let deleting = {
+            let endpoints = endpoints.clone();
+            std::thread::spawn(move || delete_all(&Caller::new(&endpoints)?, "many/"))
+        };
+        let puts = put_at_once(endpoints[0].clone(), PUTS, AT_ONCE);
+        let (accepted, refused) = caller.run(|_| puts)?;
+        deleting.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
+        eprintln!("{keys} keys deleted by one entry; {accepted} puts accepted, {refused} refused");
+        let found = caller.all(&endpoints[0], "put/")?.0.len() as u64;
+        ensure!(found == accepted, "{found} puts are there of {accepted}");
+        if refused > 0 {
+            // What came before the entry, or after it, was let in.
+            ensure!(accepted >= GAP / 2, "refused after {accepted}");
+            return Ok(());
+        }
+        ensure!(keys < 1_000_000, "{accepted} puts were accepted and none refused");
+        delete_all(&caller, "put/")?;
+        keys *= 2;
+    }
+}
+
+/// Puts so many keys, so many of them at a time begun and none waited for; gives how many were accepted, and how
+/// many refused for being too many.
+async fn put_at_once(endpoint: String, keys: usize, at_once: usize) -> anyhow::Result<(u64, u64)> {
+    let channel = Channel::from_shared(endpoint)?.connect().await?;
+    let mut puts = JoinSet::new();
+    for number in 0..keys {
+        let mut kv = KvClient::new(channel.clone());
+        let key = format!("put/{number}").into();
+        puts.spawn(async move { kv.put(PutRequest { key, ..Default::default() }).await });
+        if number % at_once == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let (mut accepted, mut refused) = (0, 0);
+    while let Some(answer) = puts.join_next().await {
+        match answer? {
+            Ok(_) => accepted += 1,
+            Err(status) if status.message() == "etcdserver: too many requests" => refused += 1,
+            Err(status) => anyhow::bail!("{status}"),
+        }
+    }
+    Ok((accepted, refused))
 }
 
 /// Deletes all keys with a prefix by one request; gives how many.
