@@ -277,9 +277,9 @@ impl Worker<Work> for ApplyWorker {
             return false;
         }
         match self.state.compact_step(COMPACT_STEP_KEYS) {
-            Ok(CompactProgress::Blocked) => {
+            Ok(CompactProgress::Blocked(oldest)) => {
                 self.compaction_blocked = true;
-                self.pins.blocked(Instant::now(), self.state.oldest_pin());
+                self.pins.blocked(Instant::now(), oldest);
                 false
             }
             Ok(progress) => {

@@ -31,6 +31,17 @@
 //! until_gone KEY               reads until the key is deleted, prints the last answer
 //! ```
 //!
+//! Locks and elections. `call=C` begins a call that waits and goes on; its answer is asked for later. `KEY` may be
+//! `NAME/chosen`, of the lease that the server chose.
+//!
+//! ```text
+//! lock NAME [lease=ID] [call=C] [timeout_ms=N]           unlock KEY
+//! campaign NAME VALUE [lease=ID] [call=C] [timeout_ms=N] leader NAME
+//! proclaim KEY VALUE rev=N [lease=ID]                    resign KEY rev=N [lease=ID]
+//! answer C         give_up C        until_there KEY      reads until the key exists
+//! observe S NAME   observed S       observe_close S      the next leader that the stream tells
+//! ```
+//!
 //! Watches. `S` names a stream, each with a connection of its own. Commands that read wait for
 //! what they print and leave everything else for later ones. What nobody prints fails the script
 //! when it ends, so whatever must not come is shown by reading something after it.
@@ -63,6 +74,7 @@
 
 mod lease;
 mod print;
+mod recipe;
 mod request;
 pub mod transcript;
 mod txn;
@@ -103,6 +115,9 @@ pub struct Runner {
     printer: Printer,
     streams: BTreeMap<String, Stream>,
     keepalives: BTreeMap<String, lease::KeepAlives>,
+    /// Calls that wait in line.
+    calls: BTreeMap<String, recipe::Call>,
+    observed: BTreeMap<String, recipe::Observing>,
 }
 
 type Output = Result<String, Box<dyn Error>>;
@@ -131,6 +146,8 @@ impl Runner {
             printer,
             streams: BTreeMap::new(),
             keepalives: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            observed: BTreeMap::new(),
         })
     }
 
@@ -291,6 +308,9 @@ impl goldenscript::Runner for Runner {
         let name = command.name.as_str();
         if lease::COMMANDS.contains(&name) {
             return self.lease_command(name, arguments);
+        }
+        if recipe::COMMANDS.contains(&name) {
+            return self.recipe_command(name, arguments);
         }
         if watch::COMMANDS.contains(&name) {
             return self.watch_command(name, arguments);

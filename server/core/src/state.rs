@@ -192,18 +192,13 @@ impl State {
             return Ok(CompactProgress::Done);
         };
         self.old_marks.retain(|mark| mark.strong_count() > 0);
-        let unpublished = self.view.parts.mark.compacted != self.compacted;
-        if unpublished || !self.old_marks.is_empty() {
-            return Ok(CompactProgress::Blocked);
+        let own = self.view.parts.mark.compacted;
+        let pins = self.old_marks.iter().filter_map(Weak::upgrade).map(|mark| mark.compacted);
+        if let Some(oldest) = pins.chain((own != self.compacted).then_some(own)).min() {
+            return Ok(CompactProgress::Blocked(oldest.unwrap_or_default()));
         }
         self.sweep = compact::step(&self.shared, sweep.clone(), compacted, keys_max)?;
         Ok(if self.sweep.is_some() { CompactProgress::More } else { CompactProgress::Done })
-    }
-
-    /// Up to where history was compacted when the oldest View began that compaction waits for; zero for never.
-    pub fn oldest_pin(&self) -> Revision {
-        let marks = self.old_marks.iter().filter_map(Weak::upgrade);
-        marks.filter_map(|mark| mark.compacted).min().unwrap_or_default()
     }
 
     /// Bytes of history that are not yet durable: what decides when to checkpoint.
@@ -387,10 +382,9 @@ impl State {
 
     fn picture(&self) -> View {
         let old = &self.view.parts.mark;
-        let mark = if old.compacted == self.compacted {
-            Arc::clone(old)
-        } else {
-            Arc::new(Mark { compacted: self.compacted })
+        let mark = match old.compacted == self.compacted {
+            true => Arc::clone(old),
+            false => Arc::new(Mark { compacted: self.compacted }),
         };
         let hash = self.hash();
         let keys = self.shared.read();

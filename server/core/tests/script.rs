@@ -23,7 +23,7 @@ use kvd_core::ids::{Index, LeaseId, LogId, MemberId, Revision, Term};
 use kvd_core::mvcc::txn::check_overlap;
 use kvd_core::outcome::{OpAnswer, RangeAnswer, Response, TxnAnswer};
 use kvd_core::range::KeyRange;
-use kvd_core::state::{CompactProgress, Options, State};
+use kvd_core::state::{Options, State};
 use kvd_core::view::{Access, View};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -150,12 +150,7 @@ impl Runner for Machine {
                 let revision = args.next_pos().ok_or("revision missing")?.value.parse()?;
                 self.apply(Command::Compact(Compact { revision }))?
             }
-            "sweep" => match self.state.compact_step(1000)? {
-                CompactProgress::Blocked => {
-                    format!("Blocked by a View from compaction {}\n", self.state.oldest_pin())
-                }
-                progress => format!("{progress:?}\n"),
-            },
+            "sweep" => format!("{:?}\n", self.state.compact_step(1000)?),
             "grant" => {
                 let id = lease(&mut args)?;
                 let ttl_seconds = args.next_pos().ok_or("ttl missing")?.value.parse()?;

@@ -13,7 +13,7 @@ pub(crate) enum Unknown<'a> {
 }
 
 /// Services of which nothing is served yet.
-const UNSERVED: [&str; 3] = ["etcdserverpb.Auth", "v3electionpb.Election", "v3lockpb.Lock"];
+const UNSERVED: [&str; 1] = ["etcdserverpb.Auth"];
 
 /// Whether a method's service is served at all; a served service may still refuse some of its methods.
 pub(crate) fn is_served(method: &GrpcMethod) -> bool {

@@ -6,14 +6,17 @@ pub(crate) mod layers;
 pub(crate) mod methods;
 
 mod cluster;
+mod election;
 mod health;
 mod kv;
 mod leader_loss;
 mod lease;
+mod lock;
 mod maintenance;
 mod observe;
 pub(crate) mod peer;
 mod range_stream;
+mod recipe;
 pub(crate) mod status;
 mod watch;
 pub(crate) mod watch_codec;
@@ -28,15 +31,20 @@ use kvd_proto::etcdserverpb::lease_server::LeaseServer;
 use kvd_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use kvd_proto::health::health_server::HealthServer;
 use kvd_proto::peer::peer_server::PeerServer;
+use kvd_proto::v3electionpb::election_server::ElectionServer;
+use kvd_proto::v3lockpb::lock_server::LockServer;
 use tonic::service::Routes;
 
 use self::cluster::ClusterService;
+use self::election::ElectionService;
 use self::health::HealthService;
 use self::kv::KvService;
 use self::layers::Layer;
 use self::lease::LeaseService;
+use self::lock::LockService;
 use self::maintenance::MaintenanceService;
 use self::peer::PeerService;
+use self::recipe::Recipes;
 use self::watch::WatchService;
 use self::watch_codec::WatchServer;
 use crate::limits::{GRPC_OVERHEAD_BYTES, PEER_MESSAGE_BYTES_MAX};
@@ -44,6 +52,9 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::node::peer_side::PeerSide;
 use crate::shutdown::Shutdown;
+
+/// Sets the lease ids that recipes draw apart from those of the Lease service.
+const RECIPES: u64 = 1 << 63;
 
 /// The services of the client port as one router, which also answers every path that it does not know.
 /// Lease ids that clients leave open are drawn from `seed`.
@@ -57,6 +68,9 @@ pub fn router(node: Arc<Node>, metrics: Arc<Metrics>, shutdown: Shutdown, seed: 
     let maintenance = MaintenanceServer::new(MaintenanceService::new(Arc::clone(&node)));
     node.serve_watches();
     let watch = WatchService::new(Arc::clone(&node), shutdown.clone());
+    let recipes = Recipes::new(Arc::clone(&node), seed ^ RECIPES, shutdown.clone());
+    let lock = LockServer::new(LockService::new(recipes.clone()));
+    let election = ElectionServer::new(ElectionService::new(recipes));
     let health = HealthServer::new(HealthService::new(Arc::clone(&node), shutdown));
     Routes::default()
         .add_service(kv.max_decoding_message_size(received_max))
@@ -64,6 +78,8 @@ pub fn router(node: Arc<Node>, metrics: Arc<Metrics>, shutdown: Shutdown, seed: 
         .add_service(lease.max_decoding_message_size(received_max))
         .add_service(cluster.max_decoding_message_size(received_max))
         .add_service(maintenance.max_decoding_message_size(received_max))
+        .add_service(lock.max_decoding_message_size(received_max))
+        .add_service(election.max_decoding_message_size(received_max))
         .add_service(health.max_decoding_message_size(received_max))
         .into_axum_router()
         .layer(from_fn_with_state(Layer { node, metrics }, layers::grpc))

@@ -17,8 +17,9 @@ pub enum CompactProgress {
     Done,
     /// Another step will find work.
     More,
-    /// A View from before the last compaction is still alive; try again when it is gone.
-    Blocked,
+    /// A View from before the last compaction is still alive; try again when it is gone. The oldest is from when
+    /// history was compacted up to this revision; zero for never.
+    Blocked(Revision),
 }
 
 /// Where physical compaction stands.

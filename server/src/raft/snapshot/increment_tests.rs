@@ -3,7 +3,7 @@
 use kvd_core::checkpoint::mem::MemStore;
 use kvd_core::codec::encode_proposal;
 use kvd_core::command::{Command, Entry, Proposal, Put};
-use kvd_core::ids::{Index, LeaseId, Term};
+use kvd_core::ids::{Index, LeaseId, MemberId, Term};
 
 use super::*;
 use crate::stores::mem::MemStores;

@@ -1,11 +1,13 @@
 //! What installing waits for.
 
 use std::path::Path;
+use std::time::Duration;
 
 use kvd_core::command::{Entry, Membership};
-use kvd_core::ids::{Index, Term};
+use kvd_core::ids::{Index, MemberId, Term};
 use kvd_storage::fs::SimDisk;
 use kvd_storage::log::{LogEntry, Options as LogOptions, Step};
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::fatal::FatalSignal;
