@@ -209,6 +209,13 @@ impl Checker {
         self.note(verdict);
     }
 
+    /// A watch that is not over and was not yet told of everything that the log has for it; who expects that of
+    /// all waits until there is none.
+    #[must_use]
+    pub fn watch_behind(&self) -> Option<String> {
+        self.watches.behind()
+    }
+
     /// A client was told that it holds a lock, or leads.
     pub fn acquired(&mut self, at: Nanos, acquisition: Acquisition) {
         self.acquisitions += 1;

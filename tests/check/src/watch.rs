@@ -201,6 +201,13 @@ impl Watches {
         self.watches.values().try_for_each(|watch| watch.finish(newest))
     }
 
+    /// A watch that is not over and was not yet told of everything that the log has for it.
+    #[must_use]
+    pub fn behind(&self) -> Option<String> {
+        let open = self.watches.values().filter(|watch| !watch.over && !watch.blind);
+        open.filter(|watch| !watch.canceled).find_map(Watch::behind)
+    }
+
     /// From where a watch would have to go on.
     fn position(&self, id: WatchId) -> Option<Revision> {
         let open = self.watches.get(&id).map(|watch| watch.position);
@@ -251,6 +258,15 @@ impl Watch {
             Some(event) => Err(self.passed_over(event)),
             None => Ok(()),
         }
+    }
+
+    fn behind(&self) -> Option<String> {
+        let what = match (self.from, self.owed.front()) {
+            (None, _) => "was not created".to_owned(),
+            (Some(_), Some(event)) => format!("was not told of {event:?}"),
+            (Some(_), None) => return None,
+        };
+        Some(format!("watch {} ({:?}) {what}", self.id.0, self.request))
     }
 
     fn finish(&self, newest: Revision) -> Result<(), Violation> {

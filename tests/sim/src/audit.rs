@@ -13,7 +13,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::client::asker::Asker;
-use crate::client::{Scene, member};
+use crate::client::{CLIENTS, Scene, member};
 use crate::convert;
 use crate::machine::CLIENT_PORT;
 use crate::net::channel;
@@ -31,7 +31,7 @@ const WRITES: u32 = 10;
 /// The auditor's number among clients.
 const AUDITOR: u64 = 99;
 
-/// How long a witness may take to hear of the newest revision.
+/// How long a witness, or any other watch, may take to hear of the newest revision.
 const WITNESSED: Duration = Duration::from_secs(10);
 
 /// What was read back.
@@ -66,6 +66,7 @@ async fn read_back(scene: &Scene, members: &[usize], settle: Duration) -> Result
     tokio::time::sleep_until(clients_are_done.max(tokio::time::Instant::now()) + settle).await;
     let revision = newest(scene.members[members[0]]).await?;
     witnessed(scene, members, revision).await?;
+    watched(scene).await?;
     let mut finals = Vec::new();
     for at in members {
         finals.push(read(*at, scene.members[*at], revision).await.map_err(refused)?);
@@ -116,6 +117,18 @@ async fn witnessed(scene: &Scene, members: &[usize], revision: i64) -> Result<()
             }
             tokio::time::sleep(RETRY).await;
         }
+    }
+    Ok(())
+}
+
+/// Waits until each client's watch is open and was told of everything.
+async fn watched(scene: &Scene) -> Result<(), String> {
+    let deadline = tokio::time::Instant::now() + WITNESSED;
+    while let Some(why) = scene.record.watches_behind(CLIENTS.len()) {
+        if tokio::time::Instant::now() > deadline {
+            return Err(format!("all is well and settled, but {why}"));
+        }
+        tokio::time::sleep(RETRY).await;
     }
     Ok(())
 }

@@ -24,6 +24,8 @@ struct Inner {
     compactions: u64,
     watches_resumed: u64,
     watches_compacted: u64,
+    /// Watches that are not over.
+    watching: usize,
 }
 
 /// What of a record no checker tells.
@@ -67,6 +69,7 @@ impl Record {
             compactions: 0,
             watches_resumed: 0,
             watches_compacted: 0,
+            watching: 0,
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
@@ -112,6 +115,7 @@ impl Record {
         let mut inner = self.lock();
         inner.note(&(now(), request));
         inner.watches_resumed += u64::from(request.resumes.is_some());
+        inner.watching += 1;
         inner.checker.watch(now(), request.clone())
     }
 
@@ -125,7 +129,19 @@ impl Record {
 
     /// A watch is over.
     pub fn watch_end(&self, watch: WatchId) {
-        self.lock().checker.watch_end(now(), watch);
+        let mut inner = self.lock();
+        inner.watching -= 1;
+        inner.checker.watch_end(now(), watch);
+    }
+
+    /// Why not so many watches are open and were told of everything; none if they are and were.
+    #[must_use]
+    pub fn watches_behind(&self, watches: usize) -> Option<String> {
+        let inner = self.lock();
+        if inner.watching < watches {
+            return Some(format!("{} of {watches} watches are open", inner.watching));
+        }
+        inner.checker.watch_behind()
     }
 
     /// From then until now everything worked.

@@ -1,4 +1,5 @@
-//! Watches of all kinds, which break and go on at another member.
+//! Watches of all kinds, which break and go on at another member. Once clients are told to stop, none is given up
+//! any more: whatever watch there is by then must hear of everything.
 
 use std::time::Duration;
 
@@ -70,20 +71,19 @@ enum End {
     Canceled,
 }
 
-/// Watches until told to stop.
+/// Watches until all is over.
 pub async fn work(scene: Scene, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
-    while scene.goes_on() {
+    while !scene.is_over() {
         scene.pause(&mut rng).await;
         let mut request = draw(&scene, &mut rng);
-        for _ in 0..rng.random_range(1..6) {
+        let mut lives: u32 = rng.random_range(1..6);
+        while lives > 0 || !scene.goes_on() {
+            lives = lives.saturating_sub(1);
             let watch = scene.record.watch(&request);
             let end = live(&scene, &mut rng, watch, &request).await;
             scene.record.watch_end(watch);
             let End::Broken(Some(next)) = end else { break };
-            if !scene.goes_on() {
-                break;
-            }
             let at = rng.random_range(0..scene.members.len());
             let resumes = Some(watch);
             request = WatchRequest { member: member(at), start_revision: next, resumes, ..request };
@@ -123,12 +123,16 @@ async fn live(scene: &Scene, rng: &mut StdRng, watch: WatchId, request: &WatchRe
         return End::Broken(next);
     };
     let enough = tokio::time::Instant::now() + Duration::from_millis(rng.random_range(100..3000));
-    while scene.goes_on() {
+    loop {
         if rng.random_bool(0.35) {
             stream.ask_progress().await;
         }
-        let next_one = tokio::time::timeout_at(enough, stream.next()).await;
-        let Ok(Ok(Some(response))) = next_one else { break };
+        let next_one = tokio::select! {
+            biased;
+            next_one = stream.next() => next_one,
+            () = enough_of(scene, enough) => break,
+        };
+        let Ok(Some(response)) = next_one else { break };
         let response = convert::watch_response(now(), &response);
         let (newest, whole) = (response.revision, !response.fragment);
         let last = response.events.last().map(|event| event.kv.mod_revision);
@@ -149,4 +153,12 @@ async fn live(scene: &Scene, rng: &mut StdRng, watch: WatchId, request: &WatchRe
         };
     }
     End::Broken(next)
+}
+
+/// The moment at which a client has enough; it never has once clients were told to stop.
+async fn enough_of(scene: &Scene, enough: tokio::time::Instant) {
+    tokio::time::sleep_until(enough).await;
+    if !scene.goes_on() {
+        std::future::pending::<()>().await;
+    }
 }
