@@ -173,6 +173,12 @@ impl Machine {
         self.state().disk.fail(&[operation], "", 1, ErrorKind::Other);
     }
 
+    /// Whether an operation is still to fail.
+    #[must_use]
+    pub fn disk_is_to_fail(&self) -> bool {
+        self.state().disk.is_to_fail()
+    }
+
     /// Syncs take as long again as they do on a disk that is well.
     pub fn be_fast(&self) {
         self.set_sync_ms(self.flags.sync_ms);

@@ -129,6 +129,12 @@ impl SimDisk {
         self.state().faults.lie(lie, part, chances, seed);
     }
 
+    /// Whether some failure or lie that was asked for is still to come.
+    #[must_use]
+    pub fn is_to_fail(&self) -> bool {
+        self.state().faults.are_to_come()
+    }
+
     /// Takes back all failures and lies that did not happen yet.
     pub fn heal(&self) {
         self.state().faults = Faults::default();

@@ -4,7 +4,7 @@ use kvd_storage::fs::Operation;
 use rand::RngExt;
 use turmoil::Sim;
 
-use super::{End, Nemesis};
+use super::{End, Excuse, Nemesis};
 
 /// What can happen to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Nemesis {
                     Operation::Read,
                     Operation::Open,
                 ];
-                self.excused[member] = true;
+                self.excuses[member] = Excuse::Awaited;
                 let operation = operations[self.rng.random_range(0..operations.len())];
                 self.machines[member].fail_disk(operation);
             }

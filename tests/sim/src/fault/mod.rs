@@ -66,6 +66,20 @@ enum End {
     TrueClock(usize),
 }
 
+/// Whether a member may stop by itself: only for a device that fails, and only as long as that can show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Excuse {
+    /// It may not.
+    None,
+    /// Its device is to fail.
+    Awaited,
+    /// Its device failed: it stops by this moment, or not for that.
+    Until(u64),
+}
+
+/// Simulated time that a member may take to stop for a device that failed: a slow sync, and some.
+const EXCUSED_MS: u64 = 1_000;
+
 /// Who breaks things. Times are in simulated milliseconds.
 pub struct Nemesis {
     rng: StdRng,
@@ -78,8 +92,8 @@ pub struct Nemesis {
     ends: Vec<(u64, End)>,
     machines: Vec<Machine>,
     down: Vec<bool>,
-    /// Whose device failed, so that it may stop by itself.
-    excused: Vec<bool>,
+    /// Whose device fails, so that it may stop by itself.
+    excuses: Vec<Excuse>,
     /// Whose bits rot, or are all gone.
     rotten: Option<usize>,
     /// Whose device was exchanged: it may start while nobody tells it that it is refused.
@@ -98,7 +112,7 @@ impl Nemesis {
         let period_ms = rng.random_range(200..1200);
         // Some runs have time to come up, others begin in trouble.
         let next_ms = rng.random_range(0..3000);
-        let (down, excused) = (vec![false; machines.len()], vec![false; machines.len()]);
+        let (down, excuses) = (vec![false; machines.len()], vec![Excuse::None; machines.len()]);
         let (ends, coverage) = (Vec::new(), Coverage::default());
         let (rotten, wiped, lost) = (None, None, None);
         Self {
@@ -110,7 +124,7 @@ impl Nemesis {
             ends,
             machines,
             down,
-            excused,
+            excuses,
             rotten,
             wiped,
             lost,
@@ -137,6 +151,7 @@ impl Nemesis {
     pub fn tick(&mut self, sim: &mut Sim<'_>, now_ms: u64) -> Result<(), String> {
         for member in 0..self.machines.len() {
             self.notice(sim, member, now_ms)?;
+            self.excuse(member, now_ms);
         }
         let mut due = Vec::new();
         self.ends.retain(|(at, end)| {
@@ -213,7 +228,7 @@ impl Nemesis {
                 sim.crash(NAMES[member]);
                 self.down[member] = true;
             }
-            Some(Stop::Refused(_) | Stop::Fatal(_)) if self.excused[member] => {
+            Some(Stop::Refused(_) | Stop::Fatal(_)) if self.excuses[member] != Excuse::None => {
                 self.coverage.count("stops for a failed device");
                 self.crash(sim, member, true, now_ms);
             }
@@ -225,6 +240,18 @@ impl Nemesis {
             }
         }
         Ok(())
+    }
+
+    /// An excuse ends a while after its fault happened.
+    fn excuse(&mut self, member: usize, now_ms: u64) {
+        let excuse = &mut self.excuses[member];
+        match *excuse {
+            Excuse::Awaited if !self.machines[member].disk_is_to_fail() => {
+                *excuse = Excuse::Until(now_ms + EXCUSED_MS);
+            }
+            Excuse::Until(until) if until < now_ms => *excuse = Excuse::None,
+            Excuse::None | Excuse::Awaited | Excuse::Until(_) => {}
+        }
     }
 
     fn end(&mut self, sim: &mut Sim<'_>, end: End) {

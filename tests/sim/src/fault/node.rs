@@ -3,7 +3,7 @@
 use rand::RngExt;
 use turmoil::Sim;
 
-use super::{End, Nemesis};
+use super::{End, Excuse, Nemesis};
 use crate::machine::NAMES;
 
 /// What can happen to a machine.
@@ -67,7 +67,7 @@ impl Nemesis {
         let seed = self.rng.random();
         self.machines[member].crash(power.then_some(seed));
         self.down[member] = true;
-        self.excused[member] = false;
+        self.excuses[member] = Excuse::None;
         self.coverage.count(if power { "power cuts" } else { "kills" });
         let up = now_ms + self.rng.random_range(10..2500);
         self.ends.push((up, End::Start(member)));

@@ -83,6 +83,12 @@ impl Faults {
         self.failing.is_empty() && self.lying.is_empty()
     }
 
+    /// Whether anything is still to go wrong.
+    pub(super) fn are_to_come(&self) -> bool {
+        self.failing.iter().any(|failing| failing.left > 0)
+            || self.lying.iter().any(|lying| lying.chances.end > 0)
+    }
+
     /// Fails if this operation is to fail.
     pub(super) fn check(&mut self, operation: Operation, path: &Path) -> io::Result<()> {
         self.failing.retain(|failing| failing.left > 0);

@@ -107,7 +107,9 @@ fn operations_fail_by_kind_and_path_as_often_as_asked() {
     disk.fail(&[Operation::Read, Operation::Write], ".seg", 2, EIO);
     two.write_all_at(&[2], 0).unwrap();
     assert_eq!(kind(one.read_at(&mut byte, 0)), EIO);
+    assert!(disk.is_to_fail());
     assert_eq!(kind(one.write_all_at(&[9], 0)), EIO);
+    assert!(!disk.is_to_fail());
     assert_eq!((one.read_at(&mut byte, 0).unwrap(), byte), (1, [1]));
 
     disk.fail(&[Operation::Rename], "two", 1, denied);
