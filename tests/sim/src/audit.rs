@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 use crate::client::asker::Asker;
 use crate::client::{CLIENTS, Scene, member};
 use crate::convert;
-use crate::machine::CLIENT_PORT;
+use crate::machine::{CLIENT_PORT, Machine};
 use crate::net::channel;
 use crate::run::HEALTHY_MS;
 
@@ -47,8 +47,20 @@ pub struct Audit {
 pub type AuditSlot = Arc<Mutex<Option<Result<Audit, String>>>>;
 
 /// Audits the cluster, once it answers and nobody asks for anything else any more.
-pub async fn audit(scene: Scene, members: Vec<usize>, slot: AuditSlot, settle: Duration) {
-    let result = read_back(&scene, &members, settle).await;
+pub async fn audit(
+    scene: Scene,
+    members: Vec<usize>,
+    doubtful: Option<(usize, Machine)>,
+    slot: AuditSlot,
+    settle: Duration,
+) {
+    let mut result = read_back(&scene, &members, settle).await;
+    if let (Ok(audit), Some((at, machine))) = (&mut result, doubtful) {
+        match stopped_or_read(&scene, at, &machine, audit.finals[0].revision).await {
+            Ok(read) => audit.finals.extend(read),
+            Err(what) => result = Err(what),
+        }
+    }
     *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
 }
 
@@ -131,6 +143,27 @@ async fn watched(scene: &Scene) -> Result<(), String> {
         tokio::time::sleep(RETRY).await;
     }
     Ok(())
+}
+
+/// What a member has whose bits may be wrong, unless it stopped for that. Nothing else is allowed.
+async fn stopped_or_read(
+    scene: &Scene,
+    at: usize,
+    machine: &Machine,
+    revision: i64,
+) -> Result<Option<FinalRead>, String> {
+    let deadline = tokio::time::Instant::now() + WITNESSED;
+    while machine.stopped().is_none() {
+        let name = scene.members[at];
+        if let Ok(Ok(read)) = tokio::time::timeout(TRY, read(at, name, revision)).await {
+            return Ok(Some(read));
+        }
+        if tokio::time::Instant::now() > deadline {
+            return Err(format!("{name}, with bits that may be wrong, neither stops nor answers"));
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+    Ok(None)
 }
 
 async fn read(at: usize, name: &str, revision: i64) -> Result<FinalRead, Status> {

@@ -219,8 +219,9 @@ impl World<'_> {
         let slot = AuditSlot::default();
         let (left, audited) = (Arc::clone(&slot), scene.clone());
         let members = self.nemesis.whole();
+        let doubtful = self.nemesis.doubtful().map(|at| (at, self.machines[at].clone()));
         self.sim.client("auditor", async move {
-            audit(audited, members, left, SETTLED).await;
+            audit(audited, members, doubtful, left, SETTLED).await;
             Ok(())
         });
         let deadline = healed_ms + CONVERGED_MS + 40_000;
@@ -237,6 +238,7 @@ impl World<'_> {
                 let healthy = Duration::from_millis(healed_ms + HEALTHY_MS) + audit.converged_after;
                 scene.record.healthy_since(healthy);
                 scene.over.store(true, Ordering::Relaxed);
+                self.nemesis.finish()?;
                 return Ok(audit);
             }
             if now_ms > deadline {

@@ -80,6 +80,9 @@ enum Excuse {
 /// Simulated time that a member may take to stop for a device that failed: a slow sync, and some.
 const EXCUSED_MS: u64 = 1_000;
 
+/// What a member says whose device was exchanged, once it heard of it.
+const REFUSED: &str = "already been bootstrapped";
+
 /// Who breaks things. Times are in simulated milliseconds.
 pub struct Nemesis {
     rng: StdRng,
@@ -136,6 +139,25 @@ impl Nemesis {
     #[must_use]
     pub fn whole(&self) -> Vec<usize> {
         (0..self.machines.len()).filter(|member| self.rotten != Some(*member)).collect()
+    }
+
+    /// The member that either stops or is as right as the others.
+    #[must_use]
+    pub fn doubtful(&self) -> Option<usize> {
+        self.rotten
+    }
+
+    /// All is well since long.
+    ///
+    /// # Errors
+    /// If the member whose device was exchanged is not gone: all others know it by another one.
+    pub fn finish(&self) -> Result<(), String> {
+        match self.wiped {
+            Some(wiped) if self.lost != Some(wiped) => {
+                Err(format!("{} lost its device and was never refused", NAMES[wiped]))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The member that has nothing of what it was, and must not be taken for it.
@@ -221,7 +243,12 @@ impl Nemesis {
                 self.coverage.count("orderly stops");
                 self.crash(sim, member, false, now_ms);
             }
-            Some(Stop::Refused(reason) | Stop::Fatal(reason)) if self.rotten == Some(member) => {
+            Some(Stop::Refused(reason) | Stop::Fatal(reason))
+                if self.rotten == Some(member) && self.excuses[member] == Excuse::None =>
+            {
+                if self.wiped == Some(member) && !reason.contains(REFUSED) {
+                    return Err(format!("{} lost its device and says: {reason}", NAMES[member]));
+                }
                 tracing::info!(reason, "gone for good");
                 self.coverage.count("members gone for good");
                 self.lost = Some(member);
