@@ -24,6 +24,7 @@ struct Inner {
     compactions: u64,
     watches_resumed: u64,
     watches_compacted: u64,
+    witnesses_compacted: u64,
     /// Watches that are not over.
     watching: usize,
 }
@@ -39,6 +40,8 @@ pub struct Seen {
     pub watches_resumed: u64,
     /// Watches ended because their history was gone.
     pub watches_compacted: u64,
+    /// Witnesses sent away because history was gone that they had not seen.
+    pub witnesses_compacted: u64,
 }
 
 thread_local! {
@@ -69,6 +72,7 @@ impl Record {
             compactions: 0,
             watches_resumed: 0,
             watches_compacted: 0,
+            witnesses_compacted: 0,
             watching: 0,
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
@@ -106,6 +110,7 @@ impl Record {
     pub fn witness(&self, member: Member, response: Response) {
         let mut inner = self.lock();
         inner.note(&(member, &response));
+        inner.witnesses_compacted += u64::from(response.compact_revision > 0);
         inner.checker.witness(member, &[response]);
     }
 
@@ -173,6 +178,7 @@ impl Record {
             compactions: inner.compactions,
             watches_resumed: inner.watches_resumed,
             watches_compacted: inner.watches_compacted,
+            witnesses_compacted: inner.witnesses_compacted,
         }
     }
 

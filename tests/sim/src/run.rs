@@ -123,6 +123,7 @@ fn report(
     coverage.add("compactions", seen.compactions);
     coverage.add("watches resumed", seen.watches_resumed);
     coverage.add("watches ended by compaction", seen.watches_compacted);
+    coverage.add("witnesses ended by compaction", seen.witnesses_compacted);
     coverage.add("leases ended with keys", summary.lease_ends);
     coverage.add("unknown outcomes", summary.unknown);
     coverage.add("unknown outcomes that happened", summary.unknown_happened);
