@@ -181,7 +181,7 @@ impl Certificate {
     ) -> Result<Vec<Change>, Violation> {
         // What is told late is told of a time that is over; what is told early would be known too soon.
         self.clock = self.clock.max(response.at);
-        let told = self.witnesses.read(member, response)?;
+        let told = self.witnesses.read(member, response, self.compactions.asked())?;
         let mut new = Vec::with_capacity(told.len());
         for told in told {
             match told.revision.cmp(&(self.state.revision() + 1)) {

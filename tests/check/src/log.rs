@@ -1,7 +1,8 @@
 //! The store's own history, revision by revision, as witnesses tell it.
 //!
 //! A witness is a watch of one member for all keys from revision 1 on. Each must be told every revision once,
-//! in order, and all must be told the same. Whoever is told of a revision first makes the log.
+//! in order, and all must be told the same. Whoever is told of a revision first makes the log. What was compacted
+//! before a witness saw it, it is never told; another must have been.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
@@ -106,17 +107,23 @@ impl Witnesses {
         self.cursors.get(&member).map_or(2, |cursor| cursor.next)
     }
 
-    /// What a response tells, revision by revision.
+    /// What a response tells, revision by revision. `compacted`: the newest revision that somebody asked to compact
+    /// to.
     pub(crate) fn read<'a>(
         &mut self,
         member: Member,
         response: &'a Response,
+        compacted: Revision,
     ) -> Result<Vec<Told<'a>>, Violation> {
         let cursor = self.cursors.entry(member).or_default();
         if response.created || response.canceled {
-            // A new stream begins at a whole revision; history before a compaction is never told.
+            // A new stream begins at a whole revision.
             cursor.begun.clear();
-            cursor.next = cursor.next.max(response.compact_revision);
+        }
+        if response.canceled {
+            return cursor.ended(member, response.compact_revision, compacted).map(|()| Vec::new());
+        }
+        if response.created {
             return Ok(Vec::new());
         }
         if response.is_progress() {
@@ -164,6 +171,20 @@ impl Cursor {
         }
         let (member, at) = (first.member, first.at);
         told.insert(0, Told { member, revision, events: Cow::Owned(begun), at });
+    }
+
+    /// History before a compaction is never told: a witness that has not seen it is sent away. None other is.
+    fn ended(&mut self, member: Member, to: Revision, asked: Revision) -> Result<(), Violation> {
+        let next = self.next;
+        if to <= next || to > asked {
+            let text = format!(
+                "the witness of member {member}, which needs {next} next, is ended for compaction to {to}; \
+                 {asked} was asked for at most"
+            );
+            return Err(Violation::new(Kind::WatchCompaction, text));
+        }
+        self.next = to;
+        Ok(())
     }
 
     fn progress(&self, member: Member, revision: Revision) -> Result<(), Violation> {

@@ -72,12 +72,14 @@ pub enum Kind {
     WatchIsCreate,
     /// The key before an event was told wrongly.
     WatchPrevKv,
-    /// A watch was ended for compaction, or began, though history says otherwise.
+    /// A watch was ended for compaction, or began, though history says otherwise; or it was ended for nothing.
     WatchCompaction,
 
     // Leases.
     /// A lease ended before its time.
     LeaseEarly,
+    /// A lease was granted or renewed for another time than it should have been.
+    LeaseTime,
     /// A lease outlived its time by more than was allowed, while the store was healthy.
     LeaseLate,
     /// Some keys of a lease went without the others.

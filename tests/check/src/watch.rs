@@ -12,7 +12,7 @@
 //! | IsCreate | An event looks like the creation of a key exactly if the key was not there before. |
 //! | PrevKV | The key before an event is what it was one revision before; absent only if it was not there, or is compacted. |
 //!
-//! Besides: a watch is ended for compaction only if something that it still needs was compacted.
+//! Besides: a watch is ended for compaction only, and only if something that it still needs was compacted.
 //!
 //! A watch is followed beside the log: what the log says it must be told is *owed*, in order; what was passed
 //! over is *missed*. An event that was missed and comes later is out of order; one that is never told is lost.

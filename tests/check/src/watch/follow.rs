@@ -40,7 +40,7 @@ impl Watch {
         self.canceled = true;
         self.owed.clear();
         if to == 0 {
-            return Ok(());
+            return Err(self.wrong(Kind::WatchCompaction, "ended without a reason"));
         }
         if to > compacted {
             let text = format!("ended for compaction to {to}; {compacted} was asked for at most");

@@ -216,6 +216,50 @@ fn ended_for_a_compaction_that_nobody_asked_for() {
 }
 
 #[test]
+fn ended_without_a_reason() {
+    let mut tale = Tale::new();
+    let ended = Response { canceled: true, ..Response::progress(0, 0) };
+    tale.watch(everything(2), vec![ended]);
+    tale.is(Kind::WatchCompaction);
+}
+
+/// A witness that was not told of 7 and 8 is ended for a compaction to so much; 8 was asked for.
+fn witness_ended(compact_revision: i64) -> Tale {
+    let mut tale = Tale::new();
+    tale.witnesses = vec![1, 2];
+    tale.ask(1, put("a", "v7"));
+    tale.ask(1, put("a", "v8"));
+    tale.ask(1, Request::Compact { revision: 8 });
+    let ended = Response { canceled: true, compact_revision, ..Response::progress(tale.now, 0) };
+    tale.checker.witness(3, &[ended]);
+    tale
+}
+
+#[test]
+fn witness_ended_for_compaction() {
+    let mut tale = witness_ended(8);
+    assert_eq!(tale.checker.witness_next(3), 8);
+    let events = tale.change(8).to_vec();
+    tale.witness_told(3, events);
+    tale.finish().expect("it is true");
+}
+
+#[test]
+fn witness_ended_without_a_reason() {
+    witness_ended(0).is(Kind::WatchCompaction);
+}
+
+#[test]
+fn witness_ended_for_a_compaction_that_it_does_not_need() {
+    witness_ended(7).is(Kind::WatchCompaction);
+}
+
+#[test]
+fn witness_ended_for_a_compaction_that_nobody_asked_for() {
+    witness_ended(9).is(Kind::WatchCompaction);
+}
+
+#[test]
 fn ended_for_compaction() {
     let mut tale = Tale::new();
     tale.ask(1, Request::Compact { revision: 4 });
