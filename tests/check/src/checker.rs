@@ -24,6 +24,8 @@ pub struct Limits {
     pub serializable_monotone: bool,
     /// Nanoseconds that a lease may outlive its time while the store is healthy; none: as long as it likes.
     pub lease_late: Option<Nanos>,
+    /// Seconds to which the store raises the time of a lease that asks for less, where that is known.
+    pub lease_ttl_least: Option<i64>,
     /// Operations of a window that is searched; 0 searches none.
     pub window_operations: usize,
     /// Each so many revisions a new window begins.
@@ -41,6 +43,7 @@ impl Limits {
             revisions_kept: 100_000,
             serializable_monotone: false,
             lease_late: None,
+            lease_ttl_least: None,
             window_operations: 1_000,
             window_every_revisions: 20_000,
             search_steps: 1_000_000,
@@ -97,6 +100,8 @@ pub struct Summary {
     pub watch_events: u64,
     /// Leases whose end deleted keys.
     pub lease_ends: u64,
+    /// Those of them that nobody may have revoked: their time was over.
+    pub lease_expiries: u64,
     /// Locks and elections won.
     pub acquisitions: u64,
     /// Answers that go back beyond the history that is kept.
@@ -129,7 +134,7 @@ impl Checker {
     pub fn new(limits: Limits) -> Self {
         Self {
             certificate: Certificate::new(limits.revisions_kept, limits.serializable_monotone),
-            leases: Leases::new(limits.lease_late),
+            leases: Leases::new(limits.lease_late, limits.lease_ttl_least),
             watches: Watches::new(),
             holders: Holders::new(),
             windows: Windows::new(&limits),
@@ -165,8 +170,8 @@ impl Checker {
     }
 
     /// Responses came to a witness: the watch of one member for all keys, from revision 1 on. The witness that is
-    /// told of a revision first makes the log; all others must be told the same. When its stream breaks, go on
-    /// from [`Self::witness_next`].
+    /// told of a revision first makes the log; all others must be told the same. When its stream breaks, or is ended
+    /// for a compaction, go on from [`Self::witness_next`].
     pub fn witness(&mut self, member: Member, responses: &[Response]) {
         for response in responses {
             if self.found.is_some() {
@@ -223,6 +228,12 @@ impl Checker {
         let judged = self.holders.acquired(self.certificate.state(), acquisition);
         let verdict = verdict.and(judged);
         self.note(verdict);
+    }
+
+    /// The store's clocks went ahead of the history's by so much, all of them together, since the beginning. Call it
+    /// before anything that follows from it.
+    pub fn clocks_gained(&mut self, gained: Nanos) {
+        self.leases.clocks_gained(gained);
     }
 
     /// In this span a quorum could reach each other, the clients and a witness, and no leader changed: leases must
@@ -299,6 +310,7 @@ impl Checker {
             watches: self.watches.opened(),
             watch_events: self.watches.events(),
             lease_ends: self.leases.ends(),
+            lease_expiries: self.leases.expiries(),
             acquisitions: self.acquisitions,
             unjudged: unjudged + self.watches.unjudged() + self.holders.unjudged(),
             windows: self.windows.searched(),

@@ -6,6 +6,10 @@
 //!    from when its last grant or renewal was **known**, or from when the store became healthy.
 //! 3. *At once*: all its keys go in one revision. The certificate sees to that.
 //! 4. *For good*: what ended is not renewed, and no key hangs on it.
+//! 5. *As asked*: it gets the time that was asked for, or the least that the store gives; renewals give it again.
+//!
+//! Where the store's clocks run ahead of ours ([`Leases::clocks_gained`]), a lease may end earlier by what they
+//! gained since it was renewed: by *the store's time*, which is ours and all that any of its clocks gained.
 //!
 //! Leases have ids that clients chose, never used twice. An end is seen in the log, so a lease without a key is
 //! only judged by what clients are told of it.
@@ -30,20 +34,22 @@ struct Lease {
     /// When a grant was first acknowledged.
     granted: Option<Nanos>,
     ttl: Nanos,
-    /// It cannot expire before.
+    /// It cannot expire before, by the store's time.
     lives_until: Nanos,
     /// The grant or renewal that says so.
     shown_by: Option<Operation>,
     /// When it may have been granted or renewed last.
     renewed: Nanos,
-    /// Grants and renewals that are open: it may be renewed by now.
-    renewing: BTreeSet<OpId>,
-    /// Revokes that may have ended it: when they were sent.
+    /// Grants and renewals that are open, with the store's time when they were sent: it may be renewed by now.
+    renewing: BTreeMap<OpId, Nanos>,
+    /// Revokes that may have ended it: when they were sent, by the store's time.
     revokes: BTreeMap<OpId, Nanos>,
     /// Its keys in the log.
     keys: BTreeSet<Bytes>,
     /// When the log told of its end, and at which revision.
     ended: Option<(Nanos, Revision)>,
+    /// The store's time at that moment.
+    ended_there: Nanos,
     /// When it was certainly gone, by anything that was told.
     gone: Option<Nanos>,
 }
@@ -53,14 +59,19 @@ struct Lease {
 pub struct Leases {
     leases: BTreeMap<LeaseId, Lease>,
     late: Option<Nanos>,
+    ttl_least: Option<i64>,
     ends: u64,
+    expiries: u64,
+    /// How far the store's clocks went ahead of ours, together.
+    gained: Nanos,
 }
 
 impl Leases {
-    /// None yet. `late`: how many nanoseconds one may outlive its time in a healthy store.
+    /// None yet. `late`: how many nanoseconds one may outlive its time in a healthy store. `ttl_least`: the seconds
+    /// to which the store raises shorter times, where that is known.
     #[must_use]
-    pub fn new(late: Option<Nanos>) -> Self {
-        Self { leases: BTreeMap::new(), late, ends: 0 }
+    pub fn new(late: Option<Nanos>, ttl_least: Option<i64>) -> Self {
+        Self { leases: BTreeMap::new(), late, ttl_least, ends: 0, expiries: 0, gained: 0 }
     }
 
     /// Leases whose end is in the log.
@@ -69,21 +80,33 @@ impl Leases {
         self.ends
     }
 
+    /// Those of them that nobody may have revoked.
+    #[must_use]
+    pub fn expiries(&self) -> u64 {
+        self.expiries
+    }
+
+    /// The store's clocks went ahead of ours by so much, all of them together, since the beginning.
+    pub fn clocks_gained(&mut self, gained: Nanos) {
+        self.gained = self.gained.max(gained);
+    }
+
     /// A client sends a request.
     pub fn begin(&mut self, at: Nanos, op: OpId, request: &Request) {
+        let there = at.saturating_add(self.gained);
         match request {
             Request::LeaseGrant { id, .. } => {
                 let first = Lease { asked: at, ..Lease::default() };
-                self.leases.entry(*id).or_insert(first).renewing.insert(op);
+                self.leases.entry(*id).or_insert(first).renewing.insert(op, there);
             }
             Request::LeaseKeepAlive { id } => {
                 if let Some(lease) = self.leases.get_mut(id) {
-                    lease.renewing.insert(op);
+                    lease.renewing.insert(op, there);
                 }
             }
             Request::LeaseRevoke { id } => {
                 if let Some(lease) = self.leases.get_mut(id) {
-                    lease.revokes.insert(op, at);
+                    lease.revokes.insert(op, there);
                 }
             }
             _ => {}
@@ -102,21 +125,24 @@ impl Leases {
             _ => return self.put_ended(at, operation),
         };
         let Some(lease) = self.leases.get_mut(&id) else { return never_granted(operation) };
-        lease.renewing.remove(&operation.id);
+        let there = at.saturating_add(self.gained);
+        let begun = lease.renewing.remove(&operation.id).unwrap_or(operation.begun);
         match (&operation.request, &operation.outcome) {
             (_, Outcome::Answered { reply: Reply::LeaseGrant { ttl_seconds }, .. }) => {
-                lease.not_there_before(at, operation)?;
+                time_as_asked(self.ttl_least, *ttl_seconds, operation)?;
+                lease.not_there_before(there, operation)?;
                 lease.granted.get_or_insert(at);
                 lease.ttl = nanos(*ttl_seconds);
-                lease.renew(at, operation)
+                lease.renew(at, begun, operation)
             }
             (_, Outcome::Answered { reply: Reply::LeaseKeepAlive { ttl_seconds: 0 }, .. })
             | (_, Outcome::Refused(Refusal::LeaseNotFound)) => {
                 lease.revokes.remove(&operation.id);
-                lease.told_gone(at, operation)
+                lease.told_gone(at, there, operation)
             }
-            (_, Outcome::Answered { reply: Reply::LeaseKeepAlive { .. }, .. }) => {
-                lease.renew(at, operation)
+            (_, Outcome::Answered { reply: Reply::LeaseKeepAlive { ttl_seconds }, .. }) => {
+                lease.time_as_granted(*ttl_seconds, operation)?;
+                lease.renew(at, begun, operation)
             }
             (_, Outcome::Answered { reply: Reply::LeaseRevoke, .. }) => {
                 lease.gone = Some(lease.gone.map_or(at, |gone| gone.min(at)));
@@ -162,11 +188,13 @@ impl Leases {
         let Some(id) = change.lease_end else { return Ok(()) };
         let Some(lease) = self.leases.get_mut(&id) else { return Ok(()) };
         self.ends += 1;
+        self.expiries += u64::from(lease.revokes.is_empty());
         lease.keys.clear();
         lease.ended = Some((change.seen, change.revision));
+        lease.ended_there = change.seen.saturating_add(self.gained);
         lease.gone = Some(lease.gone.map_or(change.seen, |gone| gone.min(change.seen)));
         let revision = change.revision;
-        lease.not_early(change.seen, &format!("revision {revision} ends lease {id}"))
+        lease.not_early(lease.ended_there, &format!("revision {revision} ends lease {id}"))
     }
 
     /// In this span a quorum could reach each other, the clients and a witness, and no leader changed. What
@@ -197,6 +225,7 @@ impl Leases {
         if !operation.request.uses_lease() {
             return Ok(());
         }
+        let there = at.saturating_add(self.gained);
         let puts = operation.request.puts();
         let used: BTreeSet<LeaseId> =
             puts.iter().map(|put| put.lease).filter(|lease| *lease != 0).collect();
@@ -206,7 +235,7 @@ impl Leases {
                 let mut verdict = Ok(());
                 for id in &used {
                     let Some(lease) = self.leases.get_mut(id) else { return Ok(()) };
-                    let told = lease.told_gone(at, operation);
+                    let told = lease.told_gone(at, there, operation);
                     if told.is_ok() {
                         return Ok(());
                     }
@@ -222,6 +251,18 @@ impl Leases {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// A lease gets the time that was asked for, or the least there is (behaviour.md L2).
+fn time_as_asked(least: Option<i64>, granted: i64, operation: &Operation) -> Result<(), Violation> {
+    let Request::LeaseGrant { ttl_seconds: asked, .. } = operation.request else { return Ok(()) };
+    match least {
+        Some(least) if granted != asked.max(least) => {
+            let text = format!("{granted} s granted, {asked} s asked for, {least} s at least");
+            Err(Violation::new(Kind::LeaseTime, text).with(operation))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -243,39 +284,53 @@ fn never_granted(operation: &Operation) -> Result<(), Violation> {
 }
 
 impl Lease {
-    /// A grant or renewal was acknowledged.
-    fn renew(&mut self, at: Nanos, operation: &Operation) -> Result<(), Violation> {
+    /// A renewal gives the time that was granted (L6).
+    fn time_as_granted(&self, seconds: i64, operation: &Operation) -> Result<(), Violation> {
+        if self.granted.is_none() || nanos(seconds) == self.ttl {
+            return Ok(());
+        }
+        let text = format!("renewed for {seconds} s, granted for {} ns", self.ttl);
+        Err(self.shown(Violation::new(Kind::LeaseTime, text)).with(operation))
+    }
+
+    /// A grant or renewal was acknowledged that was sent when it was `begun` by the store's time.
+    fn renew(&mut self, at: Nanos, begun: Nanos, operation: &Operation) -> Result<(), Violation> {
         self.still_there(operation)?;
         self.renewed = self.renewed.max(at);
-        let lives_until = operation.begun.saturating_add(self.ttl);
+        let lives_until = begun.saturating_add(self.ttl);
         if lives_until > self.lives_until {
             self.lives_until = lives_until;
             self.shown_by = Some(operation.clone());
         }
         match self.ended {
             // It was told of only now, but done before the lease ended.
-            Some((ended, revision)) => {
-                self.not_early(ended, &format!("revision {revision} ended the lease"))
+            Some((_, revision)) => {
+                self.not_early(self.ended_there, &format!("revision {revision} ended the lease"))
             }
             None => Ok(()),
         }
     }
 
-    /// Not before its time, unless a revoke may have done it.
-    fn not_early(&self, at: Nanos, what: &str) -> Result<(), Violation> {
-        let revoked = self.revokes.values().any(|sent| *sent <= at);
-        if revoked || at >= self.lives_until || self.granted.is_none() {
+    /// Not before its time, unless a revoke may have done it. `there`: the store's time.
+    fn not_early(&self, there: Nanos, what: &str) -> Result<(), Violation> {
+        let revoked = self.revokes.values().any(|sent| *sent <= there);
+        if revoked || there >= self.lives_until || self.granted.is_none() {
             return Ok(());
         }
         let until = self.lives_until;
-        let text = format!("{what} by {at} ns, but it had time until {until} ns");
+        let text = format!("{what} by {there} ns, but it had time until {until} ns");
         Err(self.shown(Violation::new(Kind::LeaseEarly, text)))
     }
 
-    fn told_gone(&mut self, at: Nanos, operation: &Operation) -> Result<(), Violation> {
+    fn told_gone(
+        &mut self,
+        at: Nanos,
+        there: Nanos,
+        operation: &Operation,
+    ) -> Result<(), Violation> {
         // Before the grant was acknowledged it may not have been there yet.
         if self.granted.is_some_and(|granted| granted < operation.begun) {
-            let verdict = self.not_early(at, "the lease was told to be gone");
+            let verdict = self.not_early(there, "the lease was told to be gone");
             verdict.map_err(|violation| violation.with(operation))?;
             self.gone = Some(self.gone.map_or(at, |gone| gone.min(at)));
         }
@@ -292,8 +347,8 @@ impl Lease {
         }
     }
 
-    fn not_there_before(&self, at: Nanos, operation: &Operation) -> Result<(), Violation> {
-        let lives = self.not_early(at, "the lease was granted again").is_err();
+    fn not_there_before(&self, there: Nanos, operation: &Operation) -> Result<(), Violation> {
+        let lives = self.not_early(there, "the lease was granted again").is_err();
         if lives && self.granted.is_some_and(|granted| granted < operation.begun) {
             let text = "it was granted twice, without an end in between";
             return Err(self.shown(Violation::new(Kind::LeaseState, text)).with(operation));

@@ -50,6 +50,7 @@ pub(crate) fn limits() -> Limits {
         revisions_kept: 10_000,
         serializable_monotone: true,
         lease_late: Some(2_000 * MS),
+        lease_ttl_least: Some(1),
         window_operations: 0,
         window_every_revisions: 1,
         search_steps: 0,

@@ -27,7 +27,8 @@ fn control() {
     tale.ask(1, grant(10, 100));
     tale.ask(1, put_leased("c", "v9", 10));
     tale.ask(1, Request::LeaseRevoke { id: 10 });
-    assert_eq!(tale.finish().expect("it is true").lease_ends, 2);
+    let summary = tale.finish().expect("it is true");
+    assert_eq!((summary.lease_ends, summary.lease_expiries), (2, 1));
 }
 
 #[test]
@@ -149,4 +150,53 @@ fn granted_twice() {
     let reply = Reply::LeaseGrant { ttl_seconds: 2 };
     tale.end(op, Outcome::Answered { revision: 8, reply });
     tale.is(Kind::LeaseState);
+}
+
+#[test]
+fn early_end_by_clocks_that_gained_too_little() {
+    let mut tale = leased();
+    tale.now += SECOND;
+    tale.checker.clocks_gained(SECOND / 2);
+    tale.expire(9);
+    tale.is(Kind::LeaseEarly);
+}
+
+#[test]
+fn what_clocks_gained_before_a_renewal_does_not_count() {
+    let mut tale = leased();
+    tale.checker.clocks_gained(SECOND);
+    tale.ask(1, KEEP);
+    tale.now += SECOND;
+    tale.expire(9);
+    tale.is(Kind::LeaseEarly);
+}
+
+#[test]
+fn clocks_that_gained_enough() {
+    let mut tale = leased();
+    tale.now += SECOND;
+    tale.checker.clocks_gained(SECOND);
+    tale.expire(9);
+    tale.finish().expect("it is true");
+}
+
+#[test]
+fn granted_for_less_than_the_least() {
+    let mut tale = Tale::new();
+    tale.ask_with(grant(9, 1), Reply::LeaseGrant { ttl_seconds: 1 });
+    tale.is(Kind::LeaseTime);
+}
+
+#[test]
+fn granted_for_longer_than_asked() {
+    let mut tale = Tale::new();
+    tale.ask_with(grant(9, 5), Reply::LeaseGrant { ttl_seconds: 6 });
+    tale.is(Kind::LeaseTime);
+}
+
+#[test]
+fn renewed_for_another_time_than_granted() {
+    let mut tale = leased();
+    tale.ask_with(KEEP, Reply::LeaseKeepAlive { ttl_seconds: 3 });
+    tale.is(Kind::LeaseTime);
 }

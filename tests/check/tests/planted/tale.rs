@@ -31,8 +31,12 @@ pub(crate) struct Tale {
 impl Tale {
     /// Revisions 2 to 6: `a`, `b`, both at once, `b` deleted with a mark, `b` again.
     pub(crate) fn new() -> Self {
-        let limits =
-            Limits { serializable_monotone: true, lease_late: Some(SECOND), ..Limits::usual() };
+        let limits = Limits {
+            serializable_monotone: true,
+            lease_late: Some(SECOND),
+            lease_ttl_least: Some(2),
+            ..Limits::usual()
+        };
         let mut tale = Self {
             checker: Checker::new(limits),
             store: Store::default(),
