@@ -1,6 +1,7 @@
 //! Stores in memory: what tests and the simulator use in place of sled, with a crash that keeps exactly what
 //! was committed, also in the middle of a commit, or that leaves checkpoints nobody can use.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ pub struct MemStores {
     live: Arc<Mutex<Arc<MemStore>>>,
     broken: Option<String>,
     divergence: Arc<Mutex<Divergence>>,
+    installs: Arc<AtomicU64>,
 }
 
 impl MemStores {
@@ -61,10 +63,17 @@ impl MemStores {
         self.lock().is_cut()
     }
 
+    /// States received from others that took the live store's place since the last crash.
+    #[must_use]
+    pub fn installs(&self) -> u64 {
+        self.installs.load(Ordering::Relaxed)
+    }
+
     fn of(store: MemStore, broken: Option<String>, divergence: Divergence) -> Self {
         let live = Arc::new(Mutex::new(Arc::new(store)));
         // The process that died must not note anything for the next.
-        Self { live, broken, divergence: Arc::new(Mutex::new(divergence)) }
+        let divergence = Arc::new(Mutex::new(divergence));
+        Self { live, broken, divergence, installs: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<MemStore>> {
@@ -143,6 +152,7 @@ impl FinishedStore for Finished {
 
     fn make_live(&self) -> Result<(), StoreError> {
         *self.stores.lock() = Arc::clone(&self.store);
+        self.stores.installs.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }

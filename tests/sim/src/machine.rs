@@ -3,11 +3,11 @@
 //! What runs on it is `kvd`: the way from a data directory to a serving member is the product's own. Only what
 //! `kvd::run` does with sockets, signals and threads is done here with the simulator's.
 
+mod clock;
 mod life;
 
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use kvd::node::Node;
 use kvd::stores::Stores;
@@ -20,6 +20,8 @@ use rand::rngs::StdRng;
 use tokio::sync::watch;
 
 use crate::invariant::Glance;
+use clock::Clock;
+pub use clock::Gained;
 
 /// Members, by the names of their hosts; a run has the first three of them, or all.
 pub const NAMES: [&str; 5] = ["m1", "m2", "m3", "m4", "m5"];
@@ -53,6 +55,7 @@ pub struct Flags {
 pub struct Machine {
     index: usize,
     flags: Flags,
+    gained: Gained,
     state: Arc<Mutex<State>>,
 }
 
@@ -67,10 +70,7 @@ struct State {
     sync_ms: u64,
     /// The disk as of the moment its power was cut, if it was cut in the middle of a sync.
     cut: Arc<Mutex<Option<SimDisk>>>,
-    /// Milliseconds that the clock is to jump ahead, once.
-    jump_ms: u64,
-    /// Microseconds that the clock gains in each ten milliseconds.
-    drift_us: u64,
+    clock: Clock,
     /// Told to stop in an orderly way.
     asked_to_stop: watch::Sender<bool>,
     /// How often it was started.
@@ -82,15 +82,21 @@ struct State {
 }
 
 impl State {
-    /// How far the clock is to go ahead now.
-    fn take_ahead(&mut self) -> Duration {
-        let jump_ms = std::mem::take(&mut self.jump_ms);
-        Duration::from_millis(jump_ms) + Duration::from_micros(self.drift_us)
+    fn cut(&self) -> Option<Cut> {
+        if self.cut.lock().is_ok_and(|cut| cut.is_some()) {
+            return Some(Cut::InSync);
+        }
+        self.stores.is_cut().then_some(Cut::InCheckpoint)
     }
+}
 
-    fn was_cut(&self) -> bool {
-        self.cut.lock().is_ok_and(|cut| cut.is_some()) || self.stores.is_cut()
-    }
+/// In the middle of what the power was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// A sync.
+    InSync,
+    /// A checkpoint.
+    InCheckpoint,
 }
 
 /// Why a member stopped by itself.
@@ -107,7 +113,7 @@ pub enum Stop {
 impl Machine {
     /// A new machine with empty disks.
     #[must_use]
-    pub fn new(index: usize, flags: Flags, seed: u64) -> Self {
+    pub fn new(index: usize, flags: Flags, gained: Gained, seed: u64) -> Self {
         let state = State {
             disk: SimDisk::new(),
             stores: MemStores::new(),
@@ -116,15 +122,14 @@ impl Machine {
             rng: StdRng::seed_from_u64(seed),
             sync_ms: flags.sync_ms,
             cut: Arc::default(),
-            jump_ms: 0,
-            drift_us: 0,
+            clock: Clock::default(),
             asked_to_stop: watch::Sender::new(false),
             lives: 0,
             wants_rebuild: false,
             stopped: None,
             node: Weak::new(),
         };
-        Self { index, flags, state: Arc::new(Mutex::new(state)) }
+        Self { index, flags, gained, state: Arc::new(Mutex::new(state)) }
     }
 
     /// Runs the member until its host is crashed. A member that stops by itself is noted, and stays silent.
@@ -144,13 +149,13 @@ impl Machine {
     #[must_use]
     pub fn stopped(&self) -> Option<Stop> {
         let state = self.state();
-        if state.was_cut() { None } else { state.stopped.clone() }
+        if state.cut().is_some() { None } else { state.stopped.clone() }
     }
 
-    /// Whether its power was cut in the middle of a sync.
+    /// In the middle of what its power was cut, if it was.
     #[must_use]
-    pub fn was_cut(&self) -> bool {
-        self.state().was_cut()
+    pub fn cut(&self) -> Option<Cut> {
+        self.state().cut()
     }
 
     /// From now on, each sync takes up to so many milliseconds.
@@ -162,7 +167,7 @@ impl Machine {
     pub fn heal(&self) {
         let mut state = self.state();
         state.sync_ms = self.flags.sync_ms;
-        state.drift_us = 0;
+        state.clock.drift_us = 0;
         state.disk.set_capacity(None);
         state.disk.heal();
         state.stores.heal();
@@ -224,12 +229,12 @@ impl Machine {
 
     /// The clock jumps ahead: for this member, the others stood still.
     pub fn jump_clock(&self, jump_ms: u64) {
-        self.state().jump_ms += jump_ms;
+        self.state().clock.jump_ms += jump_ms;
     }
 
     /// From now on the clock gains so many microseconds in each ten milliseconds.
     pub fn set_drift_us(&self, drift_us: u64) {
-        self.state().drift_us = drift_us;
+        self.state().clock.drift_us = drift_us;
     }
 
     /// Asks it to stop in an orderly way, as SIGTERM does.
@@ -308,9 +313,10 @@ impl Machine {
     pub fn glance(&self) -> Option<Glance> {
         let node = self.node()?;
         let (status, view) = (node.status(), node.view());
+        let state = self.state();
         Some(Glance {
             member: self.index,
-            life: self.state().lives,
+            life: state.lives,
             term: status.header.term.0,
             leads: status.leader == Some(id(self.index)),
             applied: view.at().index.0,
@@ -320,6 +326,7 @@ impl Machine {
             compacted: view.compacted().map_or(0, |revision| revision.0),
             hash: view.state_hash(),
             snapshot_bytes: status.snapshot_sent_bytes,
+            installs: state.stores.installs(),
             accuses: node.fence().is_raised()
                 || status.state_differs.values().any(|differs| *differs)
                 || !view.alarms().is_empty(),

@@ -32,6 +32,7 @@ impl Observer {
             if glance.snapshot_bytes > before.snapshot_bytes {
                 self.coverage.count("snapshots sent");
             }
+            self.coverage.add("snapshots installed", glance.installs - before.installs);
             if glance.compacted > before.compacted {
                 self.coverage.count("compactions applied");
             }

@@ -10,6 +10,8 @@ use kvd_check::{
     Violation, WatchId, WatchRequest,
 };
 
+use crate::machine::Gained;
+
 /// The record of a run; clones share it.
 #[derive(Clone)]
 pub struct Record {
@@ -18,6 +20,7 @@ pub struct Record {
 
 struct Inner {
     checker: Checker,
+    gained: Gained,
     digest: std::hash::DefaultHasher,
     /// The newest revision that anybody was told.
     newest: i64,
@@ -62,11 +65,12 @@ pub fn now() -> Nanos {
 }
 
 impl Record {
-    /// An empty one.
+    /// An empty one, of members whose clocks gain this.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: Limits, gained: Gained) -> Self {
         let inner = Inner {
             checker: Checker::new(limits),
+            gained,
             digest: std::hash::DefaultHasher::new(),
             newest: 1,
             compactions: 0,
@@ -198,7 +202,9 @@ impl Record {
 }
 
 impl Inner {
+    /// Something was asked or told.
     fn note(&mut self, what: &impl Debug) {
+        self.checker.clocks_gained(self.gained.nanos());
         self.digest.write(format!("{what:?}").as_bytes());
     }
 }

@@ -41,6 +41,8 @@ pub struct Glance {
     pub hash: StateHash,
     /// Bytes of snapshots that it sent in this life.
     pub snapshot_bytes: u64,
+    /// States of other members that it installed in this life.
+    pub installs: u64,
     /// It says that its own state or another member's is wrong, or an alarm is raised.
     pub accuses: bool,
 }
@@ -116,6 +118,7 @@ mod tests {
             compacted: 0,
             hash: kvd_core::view::StateHash::default(),
             snapshot_bytes: 0,
+            installs: 0,
             accuses: false,
         }
     }

@@ -68,8 +68,9 @@ impl Machine {
     pub(super) async fn keep_time(self) {
         loop {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            let ahead = self.state().take_ahead();
+            let ahead = self.state().clock.take_ahead();
             if !ahead.is_zero() {
+                self.gained.add(ahead);
                 tokio::time::advance(ahead).await;
             }
         }

@@ -15,7 +15,7 @@ use kvd_proto::etcdserverpb::kv_client::KvClient;
 use kvd_proto::etcdserverpb::lease_client::LeaseClient;
 use kvd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use kvd_proto::etcdserverpb::watch_client::WatchClient;
-use kvd_sim::machine::{CLIENT_PORT, Flags, Machine, NAMES as ALL_NAMES, id};
+use kvd_sim::machine::{CLIENT_PORT, Flags, Gained, Machine, NAMES as ALL_NAMES, id};
 use kvd_sim::net::channel;
 use tokio::sync::oneshot;
 use tonic::{Code, Status};
@@ -67,8 +67,9 @@ impl Scene {
             sample_entries: 8,
             compare_ms: 300,
         };
-        let machines: Vec<Machine> =
-            (0..NAMES.len()).map(|index| Machine::new(index, flags, seed + 100)).collect();
+        let machines: Vec<Machine> = (0..NAMES.len())
+            .map(|index| Machine::new(index, flags, Gained::default(), seed + 100))
+            .collect();
         for (machine, name) in machines.iter().zip(NAMES) {
             let machine = machine.clone();
             sim.host(*name, move || {
