@@ -182,6 +182,12 @@ impl Addresses for KnownAddresses {
 }
 
 impl Starting {
+    /// Testing only: the log, for who looks at its entries while the member runs.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn log(&self) -> RaftLog {
+        self.log.clone()
+    }
+
     /// Recovers the state, founds or rejoins the cluster, and returns the running member.
     pub async fn start(self) -> Result<Arc<Node>, StartError> {
         let log_is_empty = self.log.state().last.is_none();

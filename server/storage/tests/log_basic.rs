@@ -126,6 +126,8 @@ fn everything_survives_a_restart_across_segments() {
     let all = [entries(1, 1..=30, 700), entries(2, 31..=35, 700)].concat();
     assert_eq!(read(&log, 1, 100), all);
     assert_eq!(log.read_tail(Index(1), Index(100), usize::MAX), None);
+    assert_eq!((log.log_id_at(Index(1)), log.log_id_at(Index(100))), (None, None));
+    assert_eq!(log.log_id_at(Index(35)), Some(all[34].log_id));
     assert_eq!(log.read_tail(Index(35), Index(100), usize::MAX).unwrap(), all[34..]);
     for seed in 0..4 {
         let (log, _flusher) = open(&disk.crash(seed), 2000);

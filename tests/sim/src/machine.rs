@@ -19,7 +19,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 
-use crate::invariant::Glance;
+use crate::invariant::{Entries, Glance};
 use clock::Clock;
 pub use clock::Gained;
 
@@ -79,6 +79,8 @@ struct State {
     wants_rebuild: bool,
     stopped: Option<Stop>,
     node: Weak<Node>,
+    /// The log of the member that runs.
+    entries: Entries,
 }
 
 impl State {
@@ -128,6 +130,7 @@ impl Machine {
             wants_rebuild: false,
             stopped: None,
             node: Weak::new(),
+            entries: Entries::none(),
         };
         Self { index, flags, gained, state: Arc::new(Mutex::new(state)) }
     }
@@ -287,6 +290,7 @@ impl Machine {
         state.asked_to_stop.send_replace(false);
         state.wants_rebuild = false;
         state.node = Weak::new();
+        state.entries = Entries::none();
     }
 
     /// Whether it found that its state differs from the majority's, and waits to be started again.
@@ -313,13 +317,15 @@ impl Machine {
     pub fn glance(&self) -> Option<Glance> {
         let node = self.node()?;
         let (status, view) = (node.status(), node.view());
-        let state = self.state();
+        let (applied, state) = (view.at(), self.state());
         Some(Glance {
             member: self.index,
             life: state.lives,
             term: status.header.term.0,
             leads: status.leader == Some(id(self.index)),
-            applied: view.at().index.0,
+            applied: applied.index.0,
+            applied_of: (applied.term.0, applied.node.0),
+            entries: state.entries.clone(),
             committed: status.committed.0,
             last: status.last.0,
             revision: view.revision().0,

@@ -25,7 +25,7 @@ impl Observer {
                     self.coverage.count("leader changes");
                 }
             }
-            let Some(before) = self.last.insert(glance.member, *glance) else { continue };
+            let Some(before) = self.last.insert(glance.member, glance.clone()) else { continue };
             if before.life != glance.life {
                 continue;
             }

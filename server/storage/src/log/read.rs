@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kvd_core::ids::Index;
+#[cfg(any(test, feature = "testing"))]
+use kvd_core::ids::LogId;
 
 use super::picture::Place;
 use super::record::{ENTRY_HEAD, RECORD_HEADER, read_entry, read_header};
@@ -65,6 +67,13 @@ impl RaftLog {
             }
         }
         Some(batch.entries)
+    }
+
+    /// Testing only: names the entry at an index, if it is in memory.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn log_id_at(&self, index: Index) -> Option<LogId> {
+        self.shared.inner().picture.recent(index.0).map(|entry| entry.log_id)
     }
 
     /// Takes the next entries if they are in memory; else answers where they are on disk.

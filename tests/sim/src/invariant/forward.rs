@@ -16,7 +16,7 @@ pub struct Forward {
 impl Invariant for Forward {
     fn look(&mut self, members: &[Glance]) -> Result<(), String> {
         for glance in members {
-            let Some(before) = self.last.insert(glance.member, *glance) else { continue };
+            let Some(before) = self.last.insert(glance.member, glance.clone()) else { continue };
             let same_life = before.life == glance.life;
             let went_back = [
                 ("term", glance.term < before.term),

@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 
 use kvd_core::view::StateHash;
 
-use super::{Glance, Invariant, name};
-
-/// Indexes that are remembered: who lags further behind is compared when it has caught up.
-const REMEMBERED: usize = 4096;
+use super::{Glance, Invariant, REMEMBERED, name};
 
 /// What was seen at each index, and whose it was.
 #[derive(Default)]

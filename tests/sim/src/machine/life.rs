@@ -13,7 +13,7 @@ use kvd::node::{Node, NodeLimits};
 use kvd::service;
 use kvd::shutdown::Shutdown;
 use kvd::threads::Threads;
-use kvd_core::ids::{ClusterId, Incarnation};
+use kvd_core::ids::{ClusterId, Incarnation, Index};
 use kvd_storage::fs::Disk;
 use kvd_storage::space::{Level, SpaceWatch, Thresholds};
 use rand::rngs::StdRng;
@@ -21,6 +21,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 
 use super::{CLIENT_PORT, Machine, NAMES, State, Stop, id};
+use crate::invariant::Entries;
 use crate::net::SimNet;
 
 const PEER_PORT: u16 = 2380;
@@ -82,6 +83,9 @@ impl Machine {
         let clients = SimNet.listen(String::new(), CLIENT_PORT).await.map_err(|e| text(&e))?;
         let (world, seed) = self.world(fatal, shutdown).map_err(|e| text(&e))?;
         let starting = bootstrap::open(self.config(), world).map_err(|e| text(&e))?;
+        let log = starting.log();
+        self.state().entries =
+            Entries::new(move |index| log.log_id_at(Index(index)).map(|id| (id.term.0, id.node.0)));
         let router = service::peer_router(Arc::clone(&starting.peer_side));
         let limits = ConnectionLimits::of_peers();
         tokio::spawn(listen::serve(peers, router, shutdown.clone(), limits));
