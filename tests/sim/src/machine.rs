@@ -14,7 +14,7 @@ use kvd::stores::Stores;
 use kvd::stores::mem::MemStores;
 use kvd_core::checkpoint::mem::Fault;
 use kvd_core::ids::MemberId;
-use kvd_storage::fs::{Operation, SimDisk};
+use kvd_storage::fs::{Lie, Operation, SimDisk};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
@@ -205,6 +205,11 @@ impl Machine {
     /// Turns one bit of what lies on the device around; false if there is nothing yet. Its host must not run.
     pub fn rot(&self, seed: u64) -> bool {
         self.state().disk.rot("wal", seed).is_some()
+    }
+
+    /// One bit of what is read of the log is turned around, after so many right reads; the medium has it right.
+    pub fn misread(&self, after: u64, seed: u64) {
+        self.state().disk.lie(Lie::ReadsOther, "wal", after..after + 1, seed);
     }
 
     /// Everything is lost, as after an exchange of the device. Its host must not run.

@@ -57,6 +57,8 @@ const NEEDED: &[&str] = &[
     "watches resumed",
     "windows searched",
     "wiped disks",
+    "witnesses ended by compaction",
+    "wrong reads",
 ];
 
 fn runner() -> Runner {

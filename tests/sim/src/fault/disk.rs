@@ -1,4 +1,8 @@
 //! Devices that are slow, fail, fill up, rot; checkpoints that are lost.
+//!
+//! A device that says that a write is durable and loses it, or writes it elsewhere, is not among them: where that
+//! hits the log's last frame it is what a power cut leaves of a frame that nobody was told of, so the member cannot
+//! know that it forgot something, and Raft promises nothing then.
 
 use kvd_storage::fs::Operation;
 use rand::RngExt;
@@ -17,6 +21,9 @@ pub enum Fault {
     Full,
     /// A bit on the medium turns around while the member is down: it must refuse to start, or not need it.
     Rot,
+    /// A bit turns around on its way from the medium while a member starts: it must refuse, read again, or not need
+    /// it. What it has is whole, so it is back later.
+    Misread,
     /// Everything is gone, as after an exchange of the device: the member must not take part under its old name.
     Wiped,
     /// The checkpoints are gone: the member fetches the state from another.
@@ -25,8 +32,15 @@ pub enum Fault {
 
 impl Fault {
     /// Every one.
-    pub const ALL: [Self; 6] =
-        [Self::Slow, Self::Failing, Self::Full, Self::Rot, Self::Wiped, Self::NoCheckpoints];
+    pub const ALL: [Self; 7] = [
+        Self::Slow,
+        Self::Failing,
+        Self::Full,
+        Self::Rot,
+        Self::Misread,
+        Self::Wiped,
+        Self::NoCheckpoints,
+    ];
 }
 
 impl Nemesis {
@@ -63,6 +77,12 @@ impl Nemesis {
                     self.coverage.count("rotten bits");
                     self.rotten = Some(member);
                 }
+            }
+            Fault::Misread => {
+                self.crash(sim, member, false, now_ms);
+                self.coverage.count("wrong reads");
+                self.machines[member].misread(self.rng.random_range(0..8), self.rng.random());
+                self.excuses[member] = Excuse::Awaited;
             }
             // Until a member has told its name, nobody can know its disk.
             Fault::Wiped if self.rotten.is_none() && self.is_whole(member) => {

@@ -2,7 +2,7 @@
 //!
 //! - [`network`]: links that are cut, hold back, lose, delay.
 //! - [`node`]: processes that die, machines that lose power, members that are stopped.
-//! - [`disk`]: devices that are slow, fail, fill up, rot; checkpoints that are lost.
+//! - [`disk`]: devices that are slow, fail, fill up, rot, misread; checkpoints that are lost.
 //! - [`clock`]: clocks that jump ahead or run fast.
 //!
 //! Faults stay within what a cluster must survive: bits rot on one member at most, or it loses all of them, and
