@@ -66,8 +66,8 @@ pub struct Counts {
 }
 
 impl Certificate {
-    /// Of an empty store; keeps so many revisions of history. `monotone`: reads without a barrier of one client
-    /// from one member must not go back.
+    /// Of an empty store; keeps so many revisions of history. `monotone`: reads without a barrier must not be
+    /// older than what their client was told by that member before.
     #[must_use]
     pub fn new(revisions_kept: usize, monotone: bool) -> Self {
         Self {
@@ -118,6 +118,13 @@ impl Certificate {
     #[must_use]
     pub fn witness_next(&self, member: Member) -> Revision {
         self.witnesses.next(member)
+    }
+
+    /// A member ends, and may start again with an older state: what it told counts no more for what it tells
+    /// then.
+    pub fn restarted(&mut self, member: Member) {
+        self.floors.restarted(member);
+        self.operations.restarted(member);
     }
 
     /// A client sends a request.

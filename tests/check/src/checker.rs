@@ -19,8 +19,9 @@ pub struct Limits {
     /// Revisions of history that are kept for reads and watches of the past. What goes further back is
     /// counted as unjudged.
     pub revisions_kept: usize,
-    /// Reads without a barrier of one client from one member must not go back. Not so if the member may
-    /// start again in between.
+    /// Reads without a barrier must not be older than what their client was told by that member before, be it
+    /// by a read or by the answer to a write. Who sets this tells of members that start again
+    /// ([`Checker::restarted`]).
     pub serializable_monotone: bool,
     /// Nanoseconds that a lease may outlive its time while the store is healthy; none: as long as it likes.
     pub lease_late: Option<Nanos>,
@@ -141,6 +142,11 @@ impl Checker {
             acquisitions: 0,
             found: None,
         }
+    }
+
+    /// A member ends, and may start again with an older state. Call it before it can.
+    pub fn restarted(&mut self, member: Member) {
+        self.certificate.restarted(member);
     }
 
     /// A client sends a request. Call it before the request can reach anybody.

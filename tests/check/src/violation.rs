@@ -50,7 +50,7 @@ pub enum Kind {
     Stale,
     /// Something was told before anybody asked for it.
     TimeTravel,
-    /// Two stale reads of one client from one member went back.
+    /// A stale read was older than what its client was told by that member before.
     WentBack,
 
     // Watches, one for each guarantee of a watch.

@@ -63,7 +63,9 @@ impl Certificate {
         }
         let caller = operation.caller;
         self.floors.tell(revision, Some(op));
-        self.floors.tell_own(caller, revision);
+        if self.entry(op).known.same_life {
+            self.floors.tell_own(caller, revision);
+        }
         let entry = self.entry(op);
         if !entry.wrote() {
             if revision > self.state.revision() {
@@ -111,9 +113,9 @@ impl Certificate {
                 format!("{} was known when it was sent, it was told {revision}", known.floor);
             return wrong(Kind::Stale, text, known.told);
         }
-        if revision < known.own_floor && request.is_serializable() {
+        if revision < known.own_floor && known.same_life && request.is_serializable() {
             let floor = known.own_floor;
-            let text = format!("this client read {floor} from this member before");
+            let text = format!("this client was told {floor} by this member before");
             return wrong(Kind::WentBack, text, None);
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use crate::bytes::Bytes;
 use crate::event::{Event, EventKind};
-use crate::history::{Caller, Nanos, OpId, Operation};
+use crate::history::{Caller, Member, Nanos, OpId, Operation};
 use crate::reply::{Outcome, Reply};
 use crate::request::{Request, Revision, TxnOp, TxnRequest};
 use crate::spread::BySpread;
@@ -117,6 +117,17 @@ impl Operations {
         entry.operation.ended = Some(at);
         entry.operation.outcome = outcome;
         Ok(())
+    }
+
+    /// Nobody knows which life of this member will have answered what is open.
+    pub(super) fn restarted(&mut self, member: Member) {
+        for op in &self.open {
+            if let Some(entry) = self.entries.get_mut(op)
+                && entry.operation.caller.member == member
+            {
+                entry.known.same_life = false;
+            }
+        }
     }
 
     /// Nothing more will be learned of it; it is kept for a while.

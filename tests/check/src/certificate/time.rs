@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::history::{Caller, OpId, Operation};
+use crate::history::{Caller, Member, OpId, Operation};
 use crate::reply::Outcome;
 use crate::request::{Request, Revision};
 
@@ -13,8 +13,10 @@ pub(super) struct Known {
     pub(super) floor: Revision,
     /// Who was told; none: a witness.
     pub(super) told: Option<OpId>,
-    /// The newest revision that this client read from this member.
+    /// The newest revision that this client was told by this member.
     pub(super) own_floor: Revision,
+    /// The member that is asked did not start again since.
+    pub(super) same_life: bool,
     /// The newest compaction that was acknowledged.
     pub(super) compacted: Revision,
 }
@@ -35,13 +37,20 @@ impl Floors {
 
     pub(super) fn begin(&self, caller: Caller, compacted: Revision) -> Known {
         let own_floor = self.own.as_ref().and_then(|own| own.get(&caller)).copied().unwrap_or(1);
-        Known { floor: self.newest, told: self.told, own_floor, compacted }
+        Known { floor: self.newest, told: self.told, own_floor, same_life: true, compacted }
     }
 
     pub(super) fn tell(&mut self, revision: Revision, op: Option<OpId>) {
         if revision > self.newest {
             self.newest = revision;
             self.told = op;
+        }
+    }
+
+    /// A member starts again, maybe with an older state.
+    pub(super) fn restarted(&mut self, member: Member) {
+        if let Some(own) = &mut self.own {
+            own.retain(|caller, _| caller.member != member);
         }
     }
 

@@ -66,6 +66,27 @@ fn stale_reads_go_back() {
 }
 
 #[test]
+fn stale_read_without_the_own_write() {
+    let mut tale = Tale::new();
+    // Client 1 was told of revision 5 by its write.
+    tale.ask_as_of(1, list_stale(), 4);
+    tale.is(Kind::WentBack);
+}
+
+#[test]
+fn a_member_that_starts_again_may_go_back() {
+    let mut tale = Tale::new();
+    let asked_before = tale.begin(5, &list_stale());
+    tale.checker.restarted(1);
+    tale.ask_as_of(1, list_stale(), 4);
+    // Whichever life answered this one, it says nothing of the other.
+    let outcome = tale.serve(&list_stale());
+    tale.end(asked_before, outcome);
+    tale.ask_as_of(5, list_stale(), 5);
+    tale.finish().expect("it is true");
+}
+
+#[test]
 fn stale_read_that_never_was() {
     let mut tale = Tale::new();
     let op = tale.begin(5, &list_stale());
