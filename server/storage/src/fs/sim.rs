@@ -184,30 +184,32 @@ impl SimDisk {
     /// Turns around one bit of what lies on the medium, in a sector that is not zero, of some file whose path
     /// contains `part`. Answers which; none if nothing lies there.
     pub fn rot(&self, part: &str, seed: u64) -> Option<(PathBuf, u64)> {
-        let mut rng = StdRng::seed_from_u64(seed);
         let mut state = self.state();
         let mut sectors = Vec::new();
-        for (path, node) in state.names.iter().filter(|(path, _)| concerns(part, path)) {
-            let file = state.files.get(&node.id());
-            let at_rest = file.into_iter().flat_map(File::at_rest);
-            sectors.extend(at_rest.map(|sector| (path.clone(), sector)));
+        for (path, file) in state.named(part) {
+            sectors.extend(file.at_rest().map(|sector| (path.clone(), sector)));
         }
-        if sectors.is_empty() {
-            return None;
-        }
-        let (path, sector) = sectors.swap_remove(rng.random_range(0..sectors.len()));
-        let file = state.file_mut(&path).ok()?;
-        let bit = file.draw_bit(sector, &mut rng);
-        file.flip(bit);
-        Some((path, bit))
+        state.rot(sectors, seed)
+    }
+
+    /// As [`SimDisk::rot`], in what a sync of such a file wrote last.
+    pub fn rot_newest(&self, part: &str, seed: u64) -> Option<(PathBuf, u64)> {
+        let mut state = self.state();
+        let newest = state.named(part).max_by_key(|(_, file)| file.newest().0);
+        let sectors = newest.into_iter().flat_map(|(path, file)| {
+            file.newest().1.map(|sector| (path.clone(), sector)).collect::<Vec<_>>()
+        });
+        let sectors = sectors.collect();
+        state.rot(sectors, seed)
     }
 
     /// Cuts a file, durably.
     pub fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
         let mut state = self.state();
+        let number = state.syncs;
         let file = state.file_mut(path)?;
         file.set_len(len);
-        file.sync();
+        file.sync(number);
         Ok(())
     }
 
@@ -227,6 +229,25 @@ impl State {
             return Err(io::ErrorKind::NotFound.into());
         };
         Ok(self.files.entry(id).or_default())
+    }
+
+    /// Files whose path contains a part.
+    fn named(&self, part: &str) -> impl Iterator<Item = (&PathBuf, &File)> {
+        let named = self.names.iter().filter(move |(path, _)| concerns(part, path));
+        named.filter_map(|(path, node)| Some((path, self.files.get(&node.id())?)))
+    }
+
+    /// Turns a bit of one of these sectors around.
+    fn rot(&mut self, mut sectors: Vec<(PathBuf, u64)>, seed: u64) -> Option<(PathBuf, u64)> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        if sectors.is_empty() {
+            return None;
+        }
+        let (path, sector) = sectors.swap_remove(rng.random_range(0..sectors.len()));
+        let file = self.file_mut(&path).ok()?;
+        let bit = file.draw_bit(sector, &mut rng);
+        file.flip(bit);
+        Some((path, bit))
     }
 
     fn change(&mut self, change: Change) {

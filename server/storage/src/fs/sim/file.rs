@@ -23,6 +23,8 @@ pub(super) struct File {
     dirty: BTreeMap<u64, Sector>,
     /// They look clean, but this is on the medium: a sync of them failed, or the disk lied.
     stranded: BTreeMap<u64, Sector>,
+    /// What the last sync that had something to write wrote, and which of all syncs it was.
+    newest: (u64, Vec<u64>),
 }
 
 impl File {
@@ -90,7 +92,11 @@ impl File {
         self.len = len;
     }
 
-    pub(super) fn sync(&mut self) {
+    /// `number`: which of all syncs this is.
+    pub(super) fn sync(&mut self, number: u64) {
+        if !self.dirty.is_empty() {
+            self.newest = (number, self.dirty.keys().copied().collect());
+        }
         self.dirty.clear();
         self.len_durable = self.len;
     }
@@ -99,6 +105,12 @@ impl File {
     pub(super) fn at_rest(&self) -> impl Iterator<Item = u64> {
         let dirty = |at: &u64| self.dirty.contains_key(at) || self.stranded.contains_key(at);
         self.sectors.keys().copied().filter(move |at| !dirty(at) && at * SECTOR_BYTES < self.len)
+    }
+
+    /// Which of all syncs wrote here last, and which of what it wrote is still on the medium.
+    pub(super) fn newest(&self) -> (u64, impl Iterator<Item = u64>) {
+        let (number, sectors) = &self.newest;
+        (*number, self.at_rest().filter(|at| sectors.contains(at)))
     }
 
     /// A bit of a sector, counted from the file's beginning.

@@ -201,9 +201,10 @@ impl DiskFile for SimFile {
         if failed.is_ok() {
             state.sync_otherwise(self.id);
         }
+        let number = state.syncs;
         if let Some(file) = state.files.get_mut(&self.id) {
             match failed {
-                Ok(()) => file.sync(),
+                Ok(()) => file.sync(number),
                 Err(_) => file.fail_sync(),
             }
         }
