@@ -100,7 +100,7 @@ pub struct ReaderPool {
 type Job = Box<dyn FnOnce() + Send>;
 
 impl ReaderPool {
-    /// Starts the readers; in the simulator reads run where they are asked for.
+    /// Starts the readers; in the simulator reads run where they are asked for, after others had a turn.
     pub fn start(threads: Threads) -> io::Result<Self> {
         if threads == Threads::Simulated {
             return Ok(Self { queue: None });
@@ -129,6 +129,8 @@ impl ReaderPool {
         read: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let Some(queue) = &self.queue else {
+            // A device takes its time, and others go on meanwhile.
+            tokio::task::yield_now().await;
             return Some(read());
         };
         let (sender, receiver) = oneshot::channel();
