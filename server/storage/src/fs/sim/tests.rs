@@ -187,6 +187,23 @@ fn rot_turns_one_bit_of_what_lies_on_the_medium() {
 }
 
 #[test]
+fn the_newest_that_rots_is_what_was_synced_last() {
+    let (disk, file) = disk_with("dir.a", 3000);
+    add(&disk, "dir.b", 3000);
+    file.write_all_at(&[2; 512], 1024).unwrap();
+    file.sync_data().unwrap();
+    file.write_all_at(&[3; 512], 0).unwrap();
+    for seed in 0..20 {
+        let (path, bit) = disk.kill().rot_newest("dir", seed).unwrap();
+        assert_eq!((path.to_str(), bit / 8 / 512), (Some("dir.a"), 2));
+    }
+    assert_eq!(disk.rot_newest("nowhere", 1), None);
+    // What was synced last is written over, and that is not synced.
+    file.write_all_at(&[4; 512], 1024).unwrap();
+    assert_eq!(disk.rot_newest("dir", 1), None);
+}
+
+#[test]
 fn a_read_that_rots_is_wrong_once() {
     let (disk, file) = disk_with("a", 600);
     disk.lie(Lie::ReadsOther, "a", 0..1, 4);
