@@ -3,7 +3,7 @@
 //! - [`asker`]: sends one request, and says what became of it.
 //! - [`kv`]: reads, writes and transactions on keys that all fight for.
 //! - [`lease`]: grants, keeps alive, abandons and revokes.
-//! - [`watch`]: watches that break and go on elsewhere.
+//! - [`stream`]: a watch stream; [`watch`]: watches on such streams, which break and go on elsewhere.
 //! - [`witness`]: one watch of everything for each member.
 //! - [`operator`]: compacts history, now and then.
 
@@ -11,6 +11,7 @@ pub mod asker;
 pub mod kv;
 pub mod lease;
 pub mod operator;
+pub mod stream;
 pub mod watch;
 pub mod witness;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kvd_check::{KeyRange, WatchRequest};
 
-use super::watch::Stream;
+use super::stream::{Ask, Stream};
 use super::{Scene, member};
 use crate::convert;
 use crate::record::now;
@@ -21,7 +21,9 @@ pub async fn work(scene: Scene, at: usize) {
     while !scene.is_over() {
         let next = scene.record.witness_next(member(at));
         let request = WatchRequest::of(member(at), KeyRange::all(), next);
-        if let Ok(mut stream) = Stream::open(scene.members[at], &request).await {
+        // A number of 0 is the member's to choose.
+        let create = Ask::Create { number: 0, request, progress_notify: false };
+        if let Ok(mut stream) = Stream::open(scene.members[at], &[create]).await {
             follow(&scene, at, &mut stream).await;
         }
         tokio::time::sleep(PAUSE).await;
