@@ -75,6 +75,8 @@ struct State {
     asked_to_stop: watch::Sender<bool>,
     /// How often it was started.
     lives: u64,
+    /// It was ended, and nobody was told yet.
+    ended: bool,
     /// It asked to be started again, because its state differs from the others'.
     wants_rebuild: bool,
     stopped: Option<Stop>,
@@ -127,6 +129,7 @@ impl Machine {
             clock: Clock::default(),
             asked_to_stop: watch::Sender::new(false),
             lives: 0,
+            ended: false,
             wants_rebuild: false,
             stopped: None,
             node: Weak::new(),
@@ -212,6 +215,11 @@ impl Machine {
         self.state().disk.lie(Lie::ReadsOther, "wal", after..after + 1, seed);
     }
 
+    /// The same in what its log wrote last.
+    pub fn rot_newest(&self, seed: u64) -> bool {
+        self.state().disk.rot_newest("wal", seed).is_some()
+    }
+
     /// Everything is lost, as after an exchange of the device. Its host must not run.
     pub fn wipe(&self) {
         let mut state = self.state();
@@ -292,10 +300,17 @@ impl Machine {
         };
         state.cut = Arc::default();
         state.stopped = None;
+        state.ended = true;
         state.asked_to_stop.send_replace(false);
         state.wants_rebuild = false;
         state.node = Weak::new();
         state.entries = Entries::none();
+    }
+
+    /// Whether it was ended since this was last asked.
+    #[must_use]
+    pub fn take_ended(&self) -> bool {
+        std::mem::take(&mut self.state().ended)
     }
 
     /// Whether it found that its state differs from the majority's, and waits to be started again.

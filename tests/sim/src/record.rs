@@ -104,6 +104,11 @@ impl Record {
         inner.checker.end(now(), op, outcome);
     }
 
+    /// A member ended: the next one of its name may know less.
+    pub fn restarted(&self, member: Member) {
+        self.lock().checker.restarted(member);
+    }
+
     /// Where a member's witness goes on.
     #[must_use]
     pub fn witness_next(&self, member: Member) -> i64 {

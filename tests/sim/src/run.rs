@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use turmoil::{Builder, Sim};
 
 use crate::audit::{Audit, AuditSlot, audit};
-use crate::client::{CLIENTS, Scene, kv, lease, operator, watch, witness};
+use crate::client::{CLIENTS, Scene, kv, lease, member, operator, watch, witness};
 use crate::fault::{self, Kind, Nemesis};
 use crate::invariant::Invariants;
 use crate::machine::{Flags, Gained, Machine, NAMES};
@@ -52,7 +52,12 @@ impl Plan {
                 members: if rng.random_bool(0.8) { 3 } else { 5 },
                 heartbeat_ms,
                 election_ms: heartbeat_ms * rng.random_range(6..12),
-                snapshot_count: rng.random_range(20..200),
+                // Short logs, so that who was away for a second needs a snapshot.
+                snapshot_count: if rng.random_bool(0.4) {
+                    rng.random_range(8..40)
+                } else {
+                    rng.random_range(20..200)
+                },
                 sync_ms: rng.random_range(0..12),
                 progress_ms: rng.random_range(300..3000),
                 sample_entries: rng.random_range(8..64),
@@ -152,6 +157,7 @@ const LEASE_LATE: Duration = Duration::from_secs(3);
 /// short ones, too. Where they begin is drawn apart: what is looked at must not change what happens.
 fn limits(seed: u64, flags: &Flags) -> Limits {
     Limits {
+        serializable_monotone: true,
         window_operations: 60,
         window_every_revisions: StdRng::seed_from_u64(seed).random_range(80..240),
         search_steps: 20_000,
@@ -255,6 +261,11 @@ impl World<'_> {
 
     /// One tick; whatever is wrong after it ends the run.
     fn step(&mut self, scene: &Scene) -> Result<(), String> {
+        for (at, machine) in self.machines.iter().enumerate() {
+            if machine.take_ended() {
+                scene.record.restarted(member(at));
+            }
+        }
         self.sim.step().map_err(|error| format!("a host failed: {error}"))?;
         let now_ms = self.now_ms();
         self.nemesis.tick(&mut self.sim, now_ms).map_err(|what| self.at(&what))?;

@@ -54,7 +54,10 @@ impl Asker {
 
     /// Asks the member that it asked last.
     pub async fn ask_here(&mut self, rng: &mut StdRng, request: Request) -> Outcome {
-        let limit = Duration::from_millis(rng.random_range(300..3000));
+        // Few have patience for as long as a member may have none to name a leader.
+        let patient = rng.random_bool(0.15);
+        let limit_ms = if patient { 3000..7000 } else { 300..3000 };
+        let limit = Duration::from_millis(rng.random_range(limit_ms));
         let caller = Caller { client: self.client, member: member(self.at) };
         let op = self.scene.record.begin(caller, &request);
         let answer = send(self.members[self.at].clone(), &request, limit);

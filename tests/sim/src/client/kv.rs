@@ -35,6 +35,10 @@ pub async fn work(scene: Scene, client: u64, seed: u64) {
         let request = kv.draw(newest);
         let outcome = asker.ask(&mut kv.rng, request).await;
         kv.remember(&outcome);
+        if kv.looks_again(&outcome) {
+            let request = RangeRequest { serializable: true, ..everything() };
+            asker.ask_here(&mut kv.rng, Request::Range(request)).await;
+        }
     }
 }
 
@@ -123,6 +127,13 @@ impl Kv {
             ],
             failure: Vec::new(),
         }
+    }
+
+    /// Whether a client looks at once whether its member has what it said to have written, without asking the
+    /// others.
+    fn looks_again(&mut self, outcome: &Outcome) -> bool {
+        let wrote = matches!(outcome, Outcome::Answered { reply, .. } if reply.wrote());
+        wrote && self.rng.random_bool(0.2)
     }
 
     fn remember(&mut self, outcome: &Outcome) {

@@ -1,4 +1,7 @@
 //! Grants leases, hangs keys on them, keeps them alive for a while; then revokes them, or lets them end.
+//!
+//! A lease has two who care for it, as a process and whoever takes its place: mostly each asks another member.
+//! So one that is granted or revoked here is asked for there at once.
 
 use kvd_check::{Outcome, PutRequest, Reply, Request};
 use rand::rngs::StdRng;
@@ -7,10 +10,14 @@ use rand::{RngExt, SeedableRng};
 use super::Scene;
 use super::asker::Asker;
 
+/// How far the numbers of the two who care for a lease are apart.
+const OTHER: u64 = 2;
+
 /// Asks until told to stop.
 pub async fn work(scene: Scene, client: u64, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut asker = Asker::new(&scene, client, &mut rng);
+    let mut other = Asker::new(&scene, client + OTHER, &mut rng);
     let mut granted = 0;
     while scene.goes_on() {
         scene.pause(&mut rng).await;
@@ -19,7 +26,13 @@ pub async fn work(scene: Scene, client: u64, seed: u64) {
         let ttl_seconds = rng.random_range(1..3);
         let outcome = asker.ask(&mut rng, Request::LeaseGrant { id, ttl_seconds }).await;
         if matches!(outcome, Outcome::Answered { .. }) {
+            if rng.random_bool(0.3) {
+                other.ask(&mut rng, Request::LeaseKeepAlive { id }).await;
+            }
             live(&scene, &mut asker, &mut rng, id).await;
+            if rng.random_bool(0.5) {
+                end(&mut asker, &mut other, &mut rng, id).await;
+            }
         }
     }
 }
@@ -50,7 +63,12 @@ async fn live(scene: &Scene, asker: &mut Asker, rng: &mut StdRng, id: i64) {
             return;
         }
     }
-    if rng.random_bool(0.4) {
-        asker.ask(rng, Request::LeaseRevoke { id }).await;
+}
+
+/// Revokes a lease; who does not know may try to keep it alive.
+async fn end(asker: &mut Asker, other: &mut Asker, rng: &mut StdRng, id: i64) {
+    asker.ask(rng, Request::LeaseRevoke { id }).await;
+    for _ in 0..rng.random_range(0..3) {
+        other.ask(rng, Request::LeaseKeepAlive { id }).await;
     }
 }

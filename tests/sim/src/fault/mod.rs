@@ -3,13 +3,15 @@
 //! - [`network`]: links that are cut, hold back, lose, delay.
 //! - [`node`]: processes that die, machines that lose power, members that are stopped.
 //! - [`disk`]: devices that are slow, fail, fill up, rot, misread; checkpoints that are lost.
-//! - [`clock`]: clocks that jump ahead or run fast.
+//! - [`clock`]: clocks that jump ahead or run fast, or stand still.
+//! - [`loss`]: the newest entries rot where few have them.
 //!
 //! Faults stay within what a cluster must survive: bits rot on one member at most, or it loses all of them, and
 //! checkpoints are lost on one at a time.
 
 pub mod clock;
 pub mod disk;
+pub mod loss;
 pub mod network;
 pub mod node;
 
@@ -34,6 +36,8 @@ pub enum Kind {
     Disk(disk::Fault),
     /// Of a clock.
     Clock(clock::Fault),
+    /// Of the newest entries.
+    NewestLost,
 }
 
 /// Draws the kinds that a run has, one at least.
@@ -45,7 +49,7 @@ pub fn draw(rng: &mut StdRng) -> Vec<Kind> {
     let clock = clock::Fault::ALL.iter().map(|fault| Kind::Clock(*fault));
     // Clocks go wrong in few runs: leases may then end early by all that the clocks gained, which hides much.
     let odd_clocks = rng.random_bool(0.15);
-    let all: Vec<Kind> = network.chain(node).chain(disk).collect();
+    let all: Vec<Kind> = network.chain(node).chain(disk).chain([Kind::NewestLost]).collect();
     let mut kinds: Vec<Kind> = all.iter().filter(|_| rng.random_bool(0.35)).copied().collect();
     if odd_clocks {
         kinds.extend(clock);
@@ -56,14 +60,15 @@ pub fn draw(rng: &mut StdRng) -> Vec<Kind> {
     kinds
 }
 
-/// The end of a fault.
-#[derive(Clone, Copy, Debug)]
+/// The end of a fault, or its second part.
+#[derive(Clone, Debug)]
 enum End {
     Link(&'static str, &'static str),
     Start(usize),
     FastDisk(usize),
     EmptyDisk(usize),
     TrueClock(usize),
+    NewestRots(usize, Vec<usize>),
 }
 
 /// Whether a member may stop by itself: only for a device that fails, and only as long as that can show.
@@ -179,12 +184,12 @@ impl Nemesis {
         self.ends.retain(|(at, end)| {
             let ends = *at <= now_ms;
             if ends {
-                due.push(*end);
+                due.push(end.clone());
             }
             !ends
         });
         for end in due {
-            self.end(sim, end);
+            self.end(sim, end, now_ms);
         }
         Ok(())
     }
@@ -202,7 +207,8 @@ impl Nemesis {
             Kind::Network(fault) => self.network(sim, fault, until),
             Kind::Node(fault) => self.node(sim, fault, now_ms),
             Kind::Disk(fault) => self.disk(sim, fault, now_ms, until),
-            Kind::Clock(fault) => self.clock(fault, until),
+            Kind::Clock(fault) => self.clock(sim, fault, until),
+            Kind::NewestLost => self.lose_newest(sim, now_ms),
         }
     }
 
@@ -289,13 +295,16 @@ impl Nemesis {
         }
     }
 
-    fn end(&mut self, sim: &mut Sim<'_>, end: End) {
+    fn end(&mut self, sim: &mut Sim<'_>, end: End, now_ms: u64) {
         match end {
             End::Link(from, to) => self.mend(sim, from, to),
             End::Start(member) => self.start(sim, member),
             End::FastDisk(member) => self.machines[member].be_fast(),
             End::EmptyDisk(member) => self.machines[member].empty_disk(),
             End::TrueClock(member) => self.machines[member].set_drift_us(0),
+            End::NewestRots(victim, lacking) => {
+                self.newest_rots(sim, victim, &lacking, now_ms);
+            }
         }
     }
 

@@ -58,7 +58,9 @@ impl Nemesis {
                 sim.hold(from, to);
             }
             Fault::LeaderAlone | Fault::LeaderHeld => {
-                return self.leader(sim, fault == Fault::LeaderHeld, until);
+                // Now and then for long enough that the others drop the log that it would need.
+                let longer = if self.rng.random_bool(0.4) { 2500 } else { 0 };
+                return self.leader(sim, fault == Fault::LeaderHeld, until + longer);
             }
             Fault::Lossy => {
                 self.coverage.count("lossy links");
@@ -76,16 +78,29 @@ impl Nemesis {
     /// Cuts the leader off from the other members, or holds back all that it says and hears.
     fn leader(&mut self, sim: &mut Sim<'_>, hold: bool, until: u64) {
         let Some(leader) = self.machines.iter().position(Machine::leads) else { return };
-        self.coverage.count(if hold { "leaders held back" } else { "leaders cut off" });
-        for other in (0..self.machines.len()).filter(|member| *member != leader) {
-            let (from, to) = (NAMES[leader], NAMES[other]);
-            if hold {
-                sim.hold(from, to);
-            } else {
-                sim.partition(from, to);
-            }
+        if !hold {
+            self.coverage.count("leaders cut off");
+            return self.cut_off(sim, leader, until);
+        }
+        self.coverage.count("leaders held back");
+        for (from, to) in self.links(leader) {
+            sim.hold(from, to);
             self.ends.push((until, End::Link(from, to)));
         }
+    }
+
+    /// Cuts a member off from the others; clients reach it.
+    pub(super) fn cut_off(&mut self, sim: &mut Sim<'_>, member: usize, until: u64) {
+        for (from, to) in self.links(member) {
+            sim.partition(from, to);
+            self.ends.push((until, End::Link(from, to)));
+        }
+    }
+
+    /// A member's links to the others.
+    fn links(&self, member: usize) -> Vec<(&'static str, &'static str)> {
+        let others = (0..self.machines.len()).filter(|other| *other != member);
+        others.map(|other| (NAMES[member], NAMES[other])).collect()
     }
 
     /// Two hosts, one of them a member.
