@@ -307,6 +307,12 @@ impl Machine {
         state.entries = Entries::none();
     }
 
+    /// Its election timeout.
+    #[must_use]
+    pub fn election_ms(&self) -> u64 {
+        self.flags.election_ms
+    }
+
     /// Whether it was ended since this was last asked.
     #[must_use]
     pub fn take_ended(&self) -> bool {

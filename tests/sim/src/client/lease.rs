@@ -30,7 +30,7 @@ pub async fn work(scene: Scene, client: u64, seed: u64) {
                 other.ask(&mut rng, Request::LeaseKeepAlive { id }).await;
             }
             live(&scene, &mut asker, &mut rng, id).await;
-            if rng.random_bool(0.5) {
+            if rng.random_bool(0.6) {
                 end(&mut asker, &mut other, &mut rng, id).await;
             }
         }
@@ -68,7 +68,7 @@ async fn live(scene: &Scene, asker: &mut Asker, rng: &mut StdRng, id: i64) {
 /// Revokes a lease; who does not know may try to keep it alive.
 async fn end(asker: &mut Asker, other: &mut Asker, rng: &mut StdRng, id: i64) {
     asker.ask(rng, Request::LeaseRevoke { id }).await;
-    for _ in 0..rng.random_range(0..3) {
+    for _ in 0..rng.random_range(1..4) {
         other.ask(rng, Request::LeaseKeepAlive { id }).await;
     }
 }

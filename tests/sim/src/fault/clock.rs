@@ -40,8 +40,10 @@ impl Nemesis {
                 let Some(leader) = self.machines.iter().position(Machine::leads) else { return };
                 self.coverage.count("leaders' clocks that stood still");
                 self.cut_off(sim, leader, until);
-                // That one stands still is that all others go ahead.
-                let ahead_ms = self.rng.random_range(200..3000);
+                // That one stands still is that all others go ahead: for not so long that all stand for
+                // election at once, and nobody wins it.
+                let election_ms = self.machines[leader].election_ms();
+                let ahead_ms = election_ms * self.rng.random_range(8..22) / 10;
                 for (other, machine) in self.machines.iter().enumerate() {
                     if other != leader {
                         machine.jump_clock(ahead_ms);

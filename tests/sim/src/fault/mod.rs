@@ -48,11 +48,14 @@ pub fn draw(rng: &mut StdRng) -> Vec<Kind> {
     let disk = disk::Fault::ALL.iter().map(|fault| Kind::Disk(*fault));
     let clock = clock::Fault::ALL.iter().map(|fault| Kind::Clock(*fault));
     // Clocks go wrong in few runs: leases may then end early by all that the clocks gained, which hides much.
-    let odd_clocks = rng.random_bool(0.15);
+    let odd_clocks = rng.random_bool(0.2);
     let all: Vec<Kind> = network.chain(node).chain(disk).chain([Kind::NewestLost]).collect();
     let mut kinds: Vec<Kind> = all.iter().filter(|_| rng.random_bool(0.35)).copied().collect();
     if odd_clocks {
-        kinds.extend(clock);
+        // Few runs have them, so those have them often.
+        for _ in 0..3 {
+            kinds.extend(clock.clone());
+        }
     }
     if kinds.is_empty() {
         kinds.push(all[rng.random_range(0..all.len())]);
