@@ -21,48 +21,49 @@ const FOUND_BY: &[(&str, u64)] = &[
     ("answer-before-visible", 0),
     ("apply-not-awaited", 1),
     ("apply-twice", 1),
-    ("checks-skipped", 7),
+    ("checks-skipped", 1),
     ("compacted-skipped", 2),
     ("compaction-local", 2),
     ("compaction-too-far", 2),
     ("compare-stale", 0),
-    ("discarded-retried", 61),
     ("event-before-apply", 0),
     ("event-lost-on-resume", 0),
     ("event-twice", 0),
     ("filter-forgotten", 0),
-    ("folder-unsynced", 2),
+    ("folder-unsynced", 6),
     ("forward-retried", 8),
-    ("gap-ignored", 5),
-    ("incarnation-unchecked", 29),
-    ("leader-assumed", 0),
+    ("gap-ignored", 1),
+    ("incarnation-unchecked", 27),
+    ("keep-alive-unconfirmed", 67),
+    ("leader-assumed", 2),
     ("lease-by-wall-clock", 0),
     ("lease-leaves-key", 0),
     ("lease-not-detached", 0),
     ("lease-without-slack", 7),
     ("leases-not-attached", 1),
-    ("leases-not-loaded", 3),
+    ("leases-not-loaded", 1),
     ("no-read-barrier", 0),
-    ("prev-kv-forgotten", 5),
-    ("progress-overtakes", 1),
+    ("prev-kv-forgotten", 1),
+    ("progress-overtakes", 3),
     ("purge-early", 1),
     ("read-index-reused", 0),
-    ("rot-cut", 35),
-    ("round-joined-late", 18),
-    ("rows-before-meta", 4),
+    ("rot-cut", 5),
+    ("round-joined-late", 4),
+    ("rows-before-meta", 7),
     ("silence-is-consent", 0),
     ("skip-fsync", 1),
-    ("torn-tail-refused", 37),
+    ("torn-tail-refused", 71),
     ("truncation-forgotten", 1),
     ("txn-torn-apart", 0),
     ("vote-forgotten", 0),
 ];
 
 /// Mutants that the simulator did not find within its seeds, with who does.
-const ELSEWHERE: &[(&str, &str)] = &[(
-    "keep-alive-unconfirmed",
-    "nobody: others must lead, and end a lease, within the election timeout in which a leader alone trusts itself",
-)];
+///
+/// `discarded-retried`: a leader must be cut off with a proposal that only its followers know to be on a majority,
+/// for so long that it is sent a snapshot of it, and a client must still wait: one seed in some hundreds.
+const ELSEWHERE: &[(&str, &str)] =
+    &[("discarded-retried", "kvd raft::tests::only_who_is_sent_on_was_not_appended")];
 
 #[test]
 fn every_mutant_is_found() {
