@@ -10,6 +10,7 @@ mod kill9;
 mod kube;
 mod kube_requests;
 mod leases;
+mod locks;
 mod mass_expiry;
 mod memory;
 mod powercut;

@@ -105,7 +105,7 @@ struct Observer {
 impl Observer {
     async fn next(&mut self) -> Result<pb::LeaderResponse, Status> {
         loop {
-            let found = self.recipes.range(first_created(&self.prefix)).await?;
+            let found = self.recipes.range_in_time(&first_created(&self.prefix)).await?;
             let after = revision(found.header.as_ref()) + 1;
             match found.kvs.into_iter().next() {
                 Some(kv) if self.told != Some(kv.mod_revision) => {

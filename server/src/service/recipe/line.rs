@@ -64,18 +64,24 @@ impl Recipes {
     ) -> Result<Place, Status> {
         let session = self.session(lease).await?;
         let (place, is_new, is_first) = self.take(wish, &name, session.lease, value).await?;
-        if is_first {
-            return Ok(place);
-        }
+        let first = async {
+            match is_first {
+                true => Ok(place.header),
+                false => self.until_first(wish, &name, &place).await,
+            }
+        };
+        // Who has gone already does not get it either: nobody would know to give it back.
         let waited = tokio::select! {
-            waited = self.until_first(wish, &name, &place) => waited,
+            biased;
             _gone = gone => Err(Status::cancelled("the caller has gone")),
+            waited = first => waited,
         };
         match waited {
             Ok(header) => Ok(Place { header, ..place }),
             Err(status) => {
                 // A place that an earlier call took is that call's.
-                if is_new && let Err(error) = self.delete_created(place.key, place.created).await {
+                let delete = || self.delete_created(place.key.clone(), place.created);
+                if is_new && let Err(error) = self.in_time(delete).await {
                     tracing::debug!(%error, "a place in line lapses with its lease only");
                 }
                 Err(status)
@@ -149,7 +155,7 @@ impl Recipes {
     ) -> Result<Option<pb::ResponseHeader>, Status> {
         let prefix = prefix(name);
         loop {
-            let before = self.range(last_created(&prefix, place.created - 1)).await?;
+            let before = self.range_in_time(&last_created(&prefix, place.created - 1)).await?;
             let Some(nearest) = before.kvs.first() else { break };
             let from = revision(before.header.as_ref());
             self.changed(KeyRange::Key(nearest.key.clone()), from, true).await?;
@@ -158,7 +164,7 @@ impl Recipes {
             return Ok(place.header);
         }
         let own = pb::RangeRequest { key: place.key.clone(), ..Default::default() };
-        let own = self.range(own).await?;
+        let own = self.range_in_time(&own).await?;
         match own.kvs.first() {
             Some(kv) if kv.create_revision == place.created => Ok(own.header),
             _ => Err(Status::unknown("mutex: session is expired")),

@@ -8,6 +8,7 @@ mod line;
 mod session;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
@@ -29,6 +30,9 @@ use super::status;
 use crate::node::watch::{Create, Interest, Message};
 use crate::node::{Node, RequestError, Unavailable};
 use crate::shutdown::Shutdown;
+
+/// Pause before something is asked again that nobody could answer.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// The services that recipes work through; clones share them.
 #[derive(Clone)]
@@ -55,6 +59,33 @@ impl Recipes {
     /// A linearizable read.
     pub(super) async fn range(&self, range: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
         self.kv.range(Request::new(range)).await.map(tonic::Response::into_inner)
+    }
+
+    /// A linearizable read of one who waits anyway: while there is no leader, it waits for that.
+    pub(super) async fn range_in_time(
+        &self,
+        range: &pb::RangeRequest,
+    ) -> Result<pb::RangeResponse, Status> {
+        self.in_time(|| self.range(range.clone())).await
+    }
+
+    /// Asks again while the cluster cannot answer. For what may be done twice.
+    pub(super) async fn in_time<T, F: Future<Output = Result<T, Status>>>(
+        &self,
+        ask: impl Fn() -> F,
+    ) -> Result<T, Status> {
+        loop {
+            match ask().await {
+                Err(status) if status.code() == Code::Unavailable => {}
+                answer => return answer,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = self.shutdown.begun() => {
+                    return Err(status::status(RequestError::Unavailable(Unavailable::Stopped)));
+                }
+            }
+        }
     }
 
     /// Deletes one key.
