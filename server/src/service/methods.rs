@@ -102,7 +102,8 @@ mod tests {
         assert_eq!((put.name, put.kind, is_served(put)), ("Put", "unary", true));
         let watch = find("/etcdserverpb.Watch/Watch").unwrap();
         assert_eq!((watch.kind, is_served(watch)), ("bidi_stream", true));
-        assert!(!is_served(find("/v3lockpb.Lock/Lock").unwrap()));
+        assert!(is_served(find("/v3lockpb.Lock/Lock").unwrap()));
+        assert!(!is_served(find("/etcdserverpb.Auth/AuthStatus").unwrap()));
         assert_eq!(find("/etcdserverpb.KV/Pet"), Err(Unknown::Method("etcdserverpb.KV", "Pet")));
         assert_eq!(find("/a.B/C"), Err(Unknown::Service("a.B")));
         assert_eq!(find("/"), Err(Unknown::Service("")));
