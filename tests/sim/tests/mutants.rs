@@ -4,8 +4,8 @@
 //! seed 0 on, and prints the rows of the list: `-- --nocapture` shows them.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use kvd_core::mutants::Mutant;
 use kvd_sim::batch::Runner;
@@ -123,12 +123,12 @@ fn in_parallel<T: Sync, R: Send>(all: &[T], each: impl Fn(&T) -> R + Sync) -> Ve
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(one) = all.get(at) else { return };
                     let result = each(one);
-                    done.lock().unwrap().push((at, result));
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
                 }
             });
         }
     });
-    let mut done = done.into_inner().unwrap();
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(at, _)| *at);
     done.into_iter().map(|(_, result)| result).collect()
 }
