@@ -26,7 +26,7 @@ const FOUND_BY: &[(&str, u64)] = &[
     ("compaction-local", 1),
     ("compaction-too-far", 1),
     ("compare-stale", 1),
-    ("event-before-apply", 0),
+    ("event-before-apply", 5),
     ("event-lost-on-resume", 0),
     ("event-twice", 0),
     ("filter-forgotten", 0),
