@@ -91,6 +91,9 @@ const EXCUSED_MS: u64 = 1_000;
 /// What a member says whose device was exchanged, once it heard of it.
 const REFUSED: &str = "already been bootstrapped";
 
+/// What a member says that finds no room for its log.
+const FULL: &str = "no storage space";
+
 /// Who breaks things. Times are in simulated milliseconds.
 pub struct Nemesis {
     rng: StdRng,
@@ -256,6 +259,11 @@ impl Nemesis {
             Some(Stop::Refused(reason) | Stop::Fatal(reason))
                 if self.rotten == Some(member) && self.excuses[member] == Excuse::None =>
             {
+                if self.wiped == Some(member) && reason.contains(FULL) {
+                    // Its new device is full already: it hears that it is refused when it starts again.
+                    self.crash(sim, member, false, now_ms);
+                    return Ok(());
+                }
                 if self.wiped == Some(member) && !reason.contains(REFUSED) {
                     return Err(format!("{} lost its device and says: {reason}", NAMES[member]));
                 }
