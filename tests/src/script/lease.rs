@@ -144,7 +144,17 @@ impl Runner {
     }
 
     /// Looks until the key is deleted, and prints what is then there.
-    fn until_gone(&mut self, mut arguments: Arguments) -> Output {
+    fn until_gone(&mut self, arguments: Arguments) -> Output {
+        self.until_count(arguments, "the key to go", |count| count == 0)
+    }
+
+    /// Looks until so many keys of this name are there, and prints what is then there.
+    pub(super) fn until_count(
+        &mut self,
+        mut arguments: Arguments,
+        what: &str,
+        is_it: fn(i64) -> bool,
+    ) -> Output {
         let key = arguments.key()?;
         arguments.finish()?;
         let request = pb::RangeRequest { key, ..pb::RangeRequest::default() };
@@ -154,12 +164,12 @@ impl Runner {
             loop {
                 next.tick().await;
                 let answer = kv.range(request.clone()).await;
-                if answer.as_ref().map_or(true, |answer| answer.get_ref().count == 0) {
+                if answer.as_ref().map_or(true, |answer| is_it(answer.get_ref().count)) {
                     return Ok(answer);
                 }
             }
         };
-        let answer = patiently(&self.runtime, "the key to go", looking)?;
+        let answer = patiently(&self.runtime, what, looking)?;
         Ok(self.printer.answer(answer, Printer::range))
     }
 

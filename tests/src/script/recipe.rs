@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use kvd_proto::etcdserverpb as pb;
 use kvd_proto::v3electionpb as election;
 use kvd_proto::v3electionpb::election_client::ElectionClient;
 use kvd_proto::v3lockpb as lock;
@@ -31,9 +30,6 @@ pub(super) const COMMANDS: [&str; 12] = [
     "give_up",
     "until_there",
 ];
-
-/// How often it is looked whether a call stands in line.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A call under way.
 pub(super) enum Call {
@@ -140,23 +136,8 @@ impl Runner {
     }
 
     /// Looks until the key exists: whoever waits in line has its place then.
-    fn until_there(&mut self, mut arguments: Arguments) -> Output {
-        let key = arguments.key()?;
-        arguments.finish()?;
-        let request = pb::RangeRequest { key, ..pb::RangeRequest::default() };
-        let mut kv = self.kv();
-        let looking = async {
-            let mut next = tokio::time::interval(LOOK_EVERY);
-            loop {
-                next.tick().await;
-                let answer = kv.range(request.clone()).await;
-                if answer.as_ref().map_or(true, |answer| answer.get_ref().count > 0) {
-                    return Ok(answer);
-                }
-            }
-        };
-        let answer = patiently(&self.runtime, "the key to come", looking)?;
-        Ok(self.printer.answer(answer, Printer::range))
+    fn until_there(&mut self, arguments: Arguments) -> Output {
+        self.until_count(arguments, "the key to come", |count| count > 0)
     }
 
     fn unlock(&mut self, mut arguments: Arguments) -> Output {
