@@ -205,7 +205,7 @@ impl Machine {
         self.state().disk.set_capacity(None);
     }
 
-    /// Turns one bit of what lies on the device around; false if there is nothing yet. Its host must not run.
+    /// Turns one bit of what lies on the device around; false if there is nothing yet.
     pub fn rot(&self, seed: u64) -> bool {
         self.state().disk.rot("wal", seed).is_some()
     }

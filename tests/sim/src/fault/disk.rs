@@ -19,7 +19,8 @@ pub enum Fault {
     Failing,
     /// There is hardly any room, or none.
     Full,
-    /// A bit on the medium turns around while the member is down: it must refuse to start, or not need it.
+    /// A bit on the medium turns around, at times under a member that runs: whoever reads it later must refuse it,
+    /// or not need it.
     Rot,
     /// A bit turns around on its way from the medium while a member starts: it must refuse, read again, or not need
     /// it. What it has is whole, so it is back later.
@@ -72,7 +73,9 @@ impl Nemesis {
                 self.ends.push((until, End::EmptyDisk(member)));
             }
             Fault::Rot if self.rotten.is_none() => {
-                self.crash(sim, member, false, now_ms);
+                if self.rng.random_bool(0.5) {
+                    self.crash(sim, member, false, now_ms);
+                }
                 if self.machines[member].rot(self.rng.random()) {
                     self.coverage.count("rotten bits");
                     self.rotten = Some(member);
