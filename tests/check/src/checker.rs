@@ -27,6 +27,9 @@ pub struct Limits {
     pub lease_late: Option<Nanos>,
     /// Seconds to which the store raises the time of a lease that asks for less, where that is known.
     pub lease_ttl_least: Option<i64>,
+    /// Nanoseconds after a renewal for which the store renews again without its log, 0 if it never does. Only matters
+    /// where clocks gain ([`Checker::clocks_gained`]).
+    pub lease_fresh: Nanos,
     /// Operations of a window that is searched; 0 searches none.
     pub window_operations: usize,
     /// Each so many revisions a new window begins.
@@ -45,6 +48,7 @@ impl Limits {
             serializable_monotone: false,
             lease_late: None,
             lease_ttl_least: None,
+            lease_fresh: 0,
             window_operations: 1_000,
             window_every_revisions: 20_000,
             search_steps: 1_000_000,
@@ -135,7 +139,7 @@ impl Checker {
     pub fn new(limits: Limits) -> Self {
         Self {
             certificate: Certificate::new(limits.revisions_kept, limits.serializable_monotone),
-            leases: Leases::new(limits.lease_late, limits.lease_ttl_least),
+            leases: Leases::new(limits.lease_late, limits.lease_ttl_least, limits.lease_fresh),
             watches: Watches::new(),
             holders: Holders::new(),
             windows: Windows::new(&limits),
@@ -236,10 +240,10 @@ impl Checker {
         self.note(verdict);
     }
 
-    /// The store's clocks went ahead of the history's by so much, all of them together, since the beginning. Call it
-    /// before anything that follows from it.
-    pub fn clocks_gained(&mut self, gained: Nanos) {
-        self.leases.clocks_gained(gained);
+    /// By now the store's clocks went ahead of the history's by so much, all of them together, since the beginning.
+    /// Call it before anything that follows from it.
+    pub fn clocks_gained(&mut self, at: Nanos, gained: Nanos) {
+        self.leases.clocks_gained(at, gained);
     }
 
     /// In this span a quorum could reach each other, the clients and a witness, and no leader changed: leases must

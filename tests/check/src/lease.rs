@@ -9,7 +9,8 @@
 //! 5. *As asked*: it gets the time that was asked for, or the least that the store gives; renewals give it again.
 //!
 //! Where the store's clocks run ahead of ours ([`Leases::clocks_gained`]), a lease may end earlier by what they
-//! gained since it was renewed: by *the store's time*, which is ours and all that any of its clocks gained.
+//! gained since it was renewed, through the log: by *the store's time*, which is ours and all that any of its clocks
+//! gained.
 //!
 //! Leases have ids that clients chose, never used twice. An end is seen in the log, so a lease without a key is
 //! only judged by what clients are told of it.
@@ -22,6 +23,7 @@ use crate::history::{Nanos, OpId, Operation};
 use crate::log::Change;
 use crate::reply::{Outcome, Refusal, Reply};
 use crate::request::{LeaseId, Request, Revision};
+use crate::store_time::StoreTime;
 use crate::violation::{Kind, Violation};
 
 const NANOS_PER_SECOND: Nanos = 1_000_000_000;
@@ -62,16 +64,17 @@ pub struct Leases {
     ttl_least: Option<i64>,
     ends: u64,
     expiries: u64,
-    /// How far the store's clocks went ahead of ours, together.
-    gained: Nanos,
+    time: StoreTime,
 }
 
 impl Leases {
     /// None yet. `late`: how many nanoseconds one may outlive its time in a healthy store. `ttl_least`: the seconds
-    /// to which the store raises shorter times, where that is known.
+    /// to which the store raises shorter times, where that is known. `fresh`: for so many nanoseconds after a renewal
+    /// the next ones need not go through the log.
     #[must_use]
-    pub fn new(late: Option<Nanos>, ttl_least: Option<i64>) -> Self {
-        Self { leases: BTreeMap::new(), late, ttl_least, ends: 0, expiries: 0, gained: 0 }
+    pub fn new(late: Option<Nanos>, ttl_least: Option<i64>, fresh: Nanos) -> Self {
+        let time = StoreTime::new(fresh);
+        Self { leases: BTreeMap::new(), late, ttl_least, ends: 0, expiries: 0, time }
     }
 
     /// Leases whose end is in the log.
@@ -86,14 +89,14 @@ impl Leases {
         self.expiries
     }
 
-    /// The store's clocks went ahead of ours by so much, all of them together, since the beginning.
-    pub fn clocks_gained(&mut self, gained: Nanos) {
-        self.gained = self.gained.max(gained);
+    /// By now the store's clocks went ahead of ours by so much, all of them together, since the beginning.
+    pub fn clocks_gained(&mut self, at: Nanos, gained: Nanos) {
+        self.time.gained(at, gained);
     }
 
     /// A client sends a request.
     pub fn begin(&mut self, at: Nanos, op: OpId, request: &Request) {
-        let there = at.saturating_add(self.gained);
+        let there = self.time.at(at);
         match request {
             Request::LeaseGrant { id, .. } => {
                 let first = Lease { asked: at, ..Lease::default() };
@@ -101,7 +104,7 @@ impl Leases {
             }
             Request::LeaseKeepAlive { id } => {
                 if let Some(lease) = self.leases.get_mut(id) {
-                    lease.renewing.insert(op, there);
+                    lease.renewing.insert(op, self.time.of_renewal(at));
                 }
             }
             Request::LeaseRevoke { id } => {
@@ -125,7 +128,7 @@ impl Leases {
             _ => return self.put_ended(at, operation),
         };
         let Some(lease) = self.leases.get_mut(&id) else { return never_granted(operation) };
-        let there = at.saturating_add(self.gained);
+        let there = self.time.at(at);
         let begun = lease.renewing.remove(&operation.id).unwrap_or(operation.begun);
         match (&operation.request, &operation.outcome) {
             (_, Outcome::Answered { reply: Reply::LeaseGrant { ttl_seconds }, .. }) => {
@@ -191,7 +194,7 @@ impl Leases {
         self.expiries += u64::from(lease.revokes.is_empty());
         lease.keys.clear();
         lease.ended = Some((change.seen, change.revision));
-        lease.ended_there = change.seen.saturating_add(self.gained);
+        lease.ended_there = self.time.at(change.seen);
         lease.gone = Some(lease.gone.map_or(change.seen, |gone| gone.min(change.seen)));
         let revision = change.revision;
         lease.not_early(lease.ended_there, &format!("revision {revision} ends lease {id}"))
@@ -225,7 +228,7 @@ impl Leases {
         if !operation.request.uses_lease() {
             return Ok(());
         }
-        let there = at.saturating_add(self.gained);
+        let there = self.time.at(at);
         let puts = operation.request.puts();
         let used: BTreeSet<LeaseId> =
             puts.iter().map(|put| put.lease).filter(|lease| *lease != 0).collect();

@@ -72,6 +72,7 @@ mod request;
 pub mod search;
 mod spread;
 pub mod state;
+mod store_time;
 mod violation;
 pub mod watch;
 

@@ -209,7 +209,7 @@ impl Record {
 impl Inner {
     /// Something was asked or told.
     fn note(&mut self, what: &impl Debug) {
-        self.checker.clocks_gained(self.gained.nanos());
+        self.checker.clocks_gained(now(), self.gained.nanos());
         self.digest.write(format!("{what:?}").as_bytes());
     }
 }

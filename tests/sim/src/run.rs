@@ -164,6 +164,7 @@ fn limits(seed: u64, flags: &Flags) -> Limits {
         lease_late: u64::try_from(LEASE_LATE.as_nanos()).ok(),
         // The election timeout is a multiple of the heartbeat here: 1.5 of it, in whole seconds.
         lease_ttl_least: i64::try_from((3 * flags.election_ms).div_ceil(2_000)).ok(),
+        lease_fresh: flags.election_ms * 1_000_000,
         ..Limits::usual()
     }
 }

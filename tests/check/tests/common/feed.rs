@@ -51,6 +51,7 @@ pub(crate) fn limits() -> Limits {
         serializable_monotone: true,
         lease_late: Some(2_000 * MS),
         lease_ttl_least: Some(1),
+        lease_fresh: 0,
         window_operations: 0,
         window_every_revisions: 1,
         search_steps: 0,

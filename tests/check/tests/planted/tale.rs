@@ -35,6 +35,7 @@ impl Tale {
             serializable_monotone: true,
             lease_late: Some(SECOND),
             lease_ttl_least: Some(2),
+            lease_fresh: SECOND / 2,
             ..Limits::usual()
         };
         let mut tale = Self {
