@@ -3,7 +3,7 @@
 use kvd_proto::etcdserverpb::cluster_client::ClusterClient;
 use kvd_proto::etcdserverpb::{MemberListRequest, MemberListResponse};
 
-use crate::channel::{Client, Effect};
+use crate::client::{Call, Client};
 use crate::error::Error;
 
 impl Client {
@@ -21,6 +21,6 @@ impl Client {
         let send = |channel, request| async move {
             ClusterClient::new(channel).member_list(request).await
         };
-        self.call(Effect::Reads, request, send).await
+        self.call(Call::reads("members"), request, send).await
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use crate::channel::{ANSWER_BYTES_MAX, Client, Effect};
+use crate::client::{ANSWER_BYTES_MAX, Call, Client};
 use crate::error::{Error, describe};
 
 impl Client {
@@ -24,7 +24,7 @@ impl Client {
     /// Reads a range.
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Error> {
         let send = |channel, request| async move { service(channel).range(request).await };
-        self.call(Effect::Reads, request, send).await
+        self.call(Call::reads("range"), request, send).await
     }
 
     /// Reads a range in pieces; the deadline is that of the whole stream. Servers older than etcd
@@ -32,7 +32,7 @@ impl Client {
     pub async fn range_stream(&self, request: RangeRequest) -> Result<RangeStream, Error> {
         let deadline = self.deadline();
         let send = |channel, request| async move { service(channel).range_stream(request).await };
-        let stream = self.call(Effect::Reads, request, send).await?;
+        let stream = self.call(Call::reads("range_stream"), request, send).await?;
         Ok(RangeStream { stream, deadline })
     }
 
@@ -49,7 +49,7 @@ impl Client {
     /// Writes one key, with everything a put can be told.
     pub async fn put_request(&self, request: PutRequest) -> Result<PutResponse, Error> {
         let send = |channel, request| async move { service(channel).put(request).await };
-        self.call(Effect::Writes, request, send).await
+        self.call(Call::writes("put_request"), request, send).await
     }
 
     /// Deletes one key; tells whether it was there.
@@ -64,20 +64,20 @@ impl Client {
         request: DeleteRangeRequest,
     ) -> Result<DeleteRangeResponse, Error> {
         let send = |channel, request| async move { service(channel).delete_range(request).await };
-        self.call(Effect::Writes, request, send).await
+        self.call(Call::writes("delete_range"), request, send).await
     }
 
     /// Compares and does one of two lists of operations. Counts as a write even if all of them only
     /// read.
     pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Error> {
         let send = |channel, request| async move { service(channel).txn(request).await };
-        self.call(Effect::Writes, request, send).await
+        self.call(Call::writes("txn"), request, send).await
     }
 
     /// Forgets the history before a revision.
     pub async fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, Error> {
         let send = |channel, request| async move { service(channel).compact(request).await };
-        self.call(Effect::Writes, request, send).await
+        self.call(Call::writes("compact"), request, send).await
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::channel::{Client, Effect};
+use crate::client::{Call, Client};
 use crate::error::Error;
 use crate::etcd_error::EtcdError;
 
@@ -22,14 +22,14 @@ impl Client {
     pub async fn lease_grant(&self, ttl: i64, id: i64) -> Result<LeaseGrantResponse, Error> {
         let send =
             |channel, request| async move { LeaseClient::new(channel).lease_grant(request).await };
-        self.call(Effect::Writes, LeaseGrantRequest { ttl, id }, send).await
+        self.call(Call::writes("lease_grant"), LeaseGrantRequest { ttl, id }, send).await
     }
 
     /// Ends a lease and deletes its keys.
     pub async fn lease_revoke(&self, id: i64) -> Result<LeaseRevokeResponse, Error> {
         let send =
             |channel, request| async move { LeaseClient::new(channel).lease_revoke(request).await };
-        self.call(Effect::Writes, LeaseRevokeRequest { id }, send).await
+        self.call(Call::writes("lease_revoke"), LeaseRevokeRequest { id }, send).await
     }
 
     /// How long a lease has to live, in seconds; -1 if there is no such lease. With `keys` also
@@ -42,14 +42,15 @@ impl Client {
         let send = |channel, request| async move {
             LeaseClient::new(channel).lease_time_to_live(request).await
         };
-        self.call(Effect::Reads, LeaseTimeToLiveRequest { id, keys }, send).await
+        self.call(Call::reads("lease_time_to_live"), LeaseTimeToLiveRequest { id, keys }, send)
+            .await
     }
 
     /// The leases that the asked member knows.
     pub async fn lease_leases(&self) -> Result<LeaseLeasesResponse, Error> {
         let send =
             |channel, request| async move { LeaseClient::new(channel).lease_leases(request).await };
-        self.call(Effect::Reads, LeaseLeasesRequest {}, send).await
+        self.call(Call::reads("lease_leases"), LeaseLeasesRequest {}, send).await
     }
 
     /// Renews a lease once. A lease that is gone is an error: [`EtcdError::LeaseNotFound`].
@@ -81,7 +82,7 @@ impl Client {
             let first = first.ok_or_else(|| Status::unavailable("the stream has ended"))?;
             Ok(Response::new((Renewals { requests, answers }, first)))
         };
-        self.call(Effect::Reads, LeaseKeepAliveRequest { id }, send).await
+        self.call(Call::reads("open_renewals"), LeaseKeepAliveRequest { id }, send).await
     }
 }
 

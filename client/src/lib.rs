@@ -5,22 +5,21 @@
 //! happened. Where that is not certain the caller gets [`Error::Unknown`]. Speaks the messages of
 //! the wire; knows nothing of how servers carry them out.
 
-mod channel;
+mod balance;
+mod client;
 mod cluster;
-mod endpoint;
 mod error;
 mod etcd_error;
 mod kv;
 mod lease;
 mod maintenance;
 mod options;
-mod picker;
 mod range_end;
 mod watch;
 
 pub use kvd_proto as proto;
 
-pub use crate::channel::Client;
+pub use crate::client::Client;
 pub use crate::error::Error;
 pub use crate::etcd_error::EtcdError;
 pub use crate::kv::RangeStream;

@@ -7,7 +7,7 @@ use kvd_proto::etcdserverpb::{
     StatusResponse,
 };
 
-use crate::channel::{Client, Effect};
+use crate::client::{Call, Client};
 use crate::error::Error;
 
 impl Client {
@@ -20,7 +20,7 @@ impl Client {
     pub(crate) async fn any_status(&self) -> Result<StatusResponse, Error> {
         let send =
             |channel, request| async move { MaintenanceClient::new(channel).status(request).await };
-        self.call(Effect::Reads, StatusRequest {}, send).await
+        self.call(Call::reads("any_status"), StatusRequest {}, send).await
     }
 
     /// Hash of the key history of the member at `endpoint`, up to `revision`; 0 is the newest.
@@ -28,7 +28,7 @@ impl Client {
         let send = |channel, request| async move {
             MaintenanceClient::new(channel).hash_kv(request).await
         };
-        self.at(endpoint)?.call(Effect::Reads, HashKvRequest { revision }, send).await
+        self.at(endpoint)?.call(Call::reads("hash_kv"), HashKvRequest { revision }, send).await
     }
 
     /// The alarms of all members.
@@ -40,6 +40,6 @@ impl Client {
         };
         let send =
             |channel, request| async move { MaintenanceClient::new(channel).alarm(request).await };
-        self.call(Effect::Reads, request, send).await
+        self.call(Call::reads("alarm_list"), request, send).await
     }
 }

@@ -11,8 +11,12 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// At most so long for one call, attempts and pauses included.
     pub request_timeout: Duration,
-    /// A read waits so long for an endpoint before it asks another; doubled at every attempt.
+    /// A read waits so long for an endpoint that lives before it asks another; doubled at every attempt.
     pub attempt_timeout: Duration,
+    /// A call without an answer for so long makes sure that its endpoint lives.
+    pub silence_after: Duration,
+    /// An endpoint that does not tell within this how it is, is taken for dead.
+    pub silence_timeout: Duration,
     /// A connection with calls under way is probed this often.
     pub keep_alive_interval: Duration,
     /// A probe unanswered for so long ends the connection.
@@ -27,7 +31,9 @@ impl Options {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
             connect_timeout: Duration::from_secs(2),
             request_timeout: Duration::from_secs(5),
-            attempt_timeout: Duration::from_secs(2),
+            attempt_timeout: Duration::from_secs(1),
+            silence_after: Duration::from_millis(300),
+            silence_timeout: Duration::from_millis(400),
             keep_alive_interval: Duration::from_secs(6),
             keep_alive_timeout: Duration::from_secs(6),
         }

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::channel::{ANSWER_BYTES_MAX, Client, Effect};
+use crate::client::{ANSWER_BYTES_MAX, Call, Client};
 use crate::error::{Error, Verdict, describe, judge, refusal};
 use crate::etcd_error::EtcdError;
 
@@ -46,7 +46,7 @@ impl Client {
             let answers = service.watch(stream).await?.into_inner();
             Ok(Response::new((requests, answers)))
         };
-        let (requests, answers) = self.call(Effect::Reads, first, send).await?;
+        let (requests, answers) = self.call(Call::reads("watch"), first, send).await?;
         Ok(WatchStream {
             requests,
             answers,

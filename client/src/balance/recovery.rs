@@ -1,0 +1,62 @@
+//! Looks after endpoints that failed, beside the calls: no call pays for finding out that one is well again.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::{Balance, Endpoint};
+
+/// Between the first rounds; then more and more.
+const ROUND_MIN: Duration = Duration::from_millis(250);
+/// Between later rounds: a member that was away for long is used again some seconds after it is back.
+const ROUND_MAX: Duration = Duration::from_secs(5);
+
+/// Goes on until all endpoints are well and the client is at home, or gone.
+pub(super) async fn run(balance: Weak<Balance>) {
+    let mut pause = ROUND_MIN;
+    loop {
+        sleep(pause.mul_f64(rand::make_rng::<StdRng>().random_range(0.8..1.2))).await;
+        pause = pause.mul_f64(1.5).min(ROUND_MAX);
+        let Some(balance) = balance.upgrade() else { return };
+        if balance.examine().await {
+            return;
+        }
+    }
+}
+
+impl Balance {
+    /// One round; true if nothing is left to look after.
+    async fn examine(self: &Arc<Self>) -> bool {
+        let mut rounds = JoinSet::new();
+        for (id, endpoint) in self.to_examine() {
+            rounds.spawn(async move { (id, endpoint.health(Instant::now()).await) });
+        }
+        while let Some(Ok((id, health))) = rounds.join_next().await {
+            self.lock().picker.examined(id, health, Instant::now().into_std());
+        }
+        let mut inner = self.lock();
+        let left = inner.picker.come_home(Instant::now().into_std());
+        // What is under way there ends there; then its connection is closed.
+        if let Some(left) = left.and_then(|id| inner.endpoints.get(&id)) {
+            left.disconnect();
+        }
+        let is_done = inner.picker.to_examine().is_empty();
+        inner.recovering = !is_done;
+        let current = inner.picker.current();
+        drop(inner);
+        self.tell(current);
+        is_done
+    }
+
+    fn to_examine(&self) -> Vec<(super::Id, Arc<Endpoint>)> {
+        let inner = self.lock();
+        let ids = inner.picker.to_examine();
+        let known =
+            ids.into_iter().filter_map(|id| Some((id, Arc::clone(inner.endpoints.get(&id)?))));
+        known.collect()
+    }
+}
