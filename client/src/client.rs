@@ -24,6 +24,7 @@ use tracing::Instrument;
 use crate::balance::{Balance, Endpoint, Failing};
 use crate::error::{Error, Verdict, describe, is_worth_reading_again, judge, refusal};
 use crate::options::Options;
+use crate::watch::Hub;
 
 /// Largest answer that is taken, in bytes; etcd's client and server have the same limit
 /// (behaviour.md §10.1).
@@ -40,6 +41,7 @@ const QUIET_MAX: Duration = Duration::from_secs(1);
 pub struct Client {
     options: Arc<Options>,
     balance: Arc<Balance>,
+    watches: Arc<Hub>,
     request_timeout: Duration,
 }
 
@@ -90,7 +92,8 @@ impl Client {
     pub fn lazy(options: Options) -> Result<Self, Error> {
         let balance = Balance::new(&options.endpoints, &options)?;
         let request_timeout = options.request_timeout;
-        Ok(Self { options: Arc::new(options), balance, request_timeout })
+        let watches = Arc::default();
+        Ok(Self { options: Arc::new(options), balance, watches, request_timeout })
     }
 
     /// The same client with another deadline for its calls.
@@ -108,7 +111,7 @@ impl Client {
             None => Arc::new(Endpoint::new(endpoint, &self.options)?),
         };
         let balance = Balance::at(endpoint, &self.options)?;
-        Ok(Self { balance, ..self.clone() })
+        Ok(Self { balance, ..self.without_watches() })
     }
 
     /// The endpoints that the client knows now.
@@ -131,6 +134,21 @@ impl Client {
         self.balance.pick().0.channel()
     }
 
+    /// Its watches.
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.watches
+    }
+
+    /// The same client with watches of its own.
+    pub(crate) fn without_watches(&self) -> Self {
+        Self { watches: Arc::default(), ..self.clone() }
+    }
+
+    /// Its endpoints.
+    pub(crate) fn balance(&self) -> &Arc<Balance> {
+        &self.balance
+    }
+
     /// When a call that begins now must have ended.
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.request_timeout
@@ -143,11 +161,31 @@ impl Client {
         S: Fn(Channel, Request<Q>) -> F,
         F: Future<Output = Result<Response<A>, Status>>,
     {
+        Ok(self.call_at(call, request, send).await?.0)
+    }
+
+    /// The same, and which endpoint answered.
+    pub(crate) async fn call_at<Q, A, S, F>(
+        &self,
+        call: Call,
+        request: Q,
+        send: S,
+    ) -> Result<(A, Arc<Endpoint>), Error>
+    where
+        Q: Clone,
+        S: Fn(Channel, Request<Q>) -> F,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
         let span = tracing::debug_span!("call", name = call.name);
         self.attempts(call.effect, request, send).instrument(span).await
     }
 
-    async fn attempts<Q, A, S, F>(&self, effect: Effect, request: Q, send: S) -> Result<A, Error>
+    async fn attempts<Q, A, S, F>(
+        &self,
+        effect: Effect,
+        request: Q,
+        send: S,
+    ) -> Result<(A, Arc<Endpoint>), Error>
     where
         Q: Clone,
         S: Fn(Channel, Request<Q>) -> F,
@@ -171,7 +209,8 @@ impl Client {
             let end = self.watched(&endpoint, send(endpoint.channel(), attempt), until).await;
             if let End::Answered(Ok(answer)) = end {
                 self.balance.succeeded(&endpoint);
-                return Ok(answer.into_inner());
+                drop(under_way);
+                return Ok((answer.into_inner(), endpoint));
             }
             let was_sent = !under_way.was_never_sent();
             drop(under_way);

@@ -26,4 +26,4 @@ pub use crate::kv::RangeStream;
 pub use crate::lease::LeaseKeeper;
 pub use crate::options::Options;
 pub use crate::range_end::{FROM_KEY, prefix_end};
-pub use crate::watch::{WatchAnswer, WatchEnd, WatchStream};
+pub use crate::watch::{Update, Watch, WatchAnswer, WatchEnd, WatchStream};

@@ -300,7 +300,7 @@ async fn next(stream: &mut Option<WatchStream>) -> Result<Option<WatchAnswer>, E
 }
 
 async fn open(client: &Client, request: WatchCreateRequest) -> Result<WatchStream, Failure> {
-    client.watch(request).await.map_err(|error| Failure::from(error).into_bad_connection())
+    client.watch_stream(request).await.map_err(|error| Failure::from(error).into_bad_connection())
 }
 
 /// Prints what happened, then runs the command for each event, one after the other.

@@ -6,6 +6,7 @@
 //! last event that was seen; nothing here stands in the way of a handle that does so by itself.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use kvd_proto::etcdserverpb::watch_client::WatchClient;
 use kvd_proto::etcdserverpb::watch_request::RequestUnion;
@@ -18,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::balance::Endpoint;
 use crate::client::{ANSWER_BYTES_MAX, Call, Client};
 use crate::error::{Error, Verdict, describe, judge, refusal};
 use crate::etcd_error::EtcdError;
@@ -33,7 +35,7 @@ impl Client {
     ///
     /// A server says nothing on a stream without watches, not even that it is open: hence the first
     /// watch here.
-    pub async fn watch(&self, first: WatchCreateRequest) -> Result<WatchStream, Error> {
+    pub async fn watch_stream(&self, first: WatchCreateRequest) -> Result<WatchStream, Error> {
         let send = |channel, first: Request<WatchCreateRequest>| async move {
             let (requests, queue) = mpsc::channel(REQUESTS_MAX);
             let first = RequestUnion::CreateRequest(first.into_inner());
@@ -46,8 +48,10 @@ impl Client {
             let answers = service.watch(stream).await?.into_inner();
             Ok(Response::new((requests, answers)))
         };
-        let (requests, answers) = self.call(Call::reads("watch"), first, send).await?;
+        let opened = self.call_at(Call::reads("watch_stream"), first, send).await?;
+        let ((requests, answers), endpoint) = opened;
         Ok(WatchStream {
+            endpoint,
             requests,
             answers,
             to_release: VecDeque::new(),
@@ -59,6 +63,7 @@ impl Client {
 /// An open stream of watches. Dropping it ends them all.
 #[derive(Debug)]
 pub struct WatchStream {
+    endpoint: Arc<Endpoint>,
     requests: mpsc::Sender<WatchRequest>,
     answers: Streaming<WatchResponse>,
     /// Watches that the server ended for compaction; it keeps their numbers until told to forget
@@ -147,6 +152,16 @@ impl WatchStream {
                 return Ok(Some(answer));
             }
         }
+    }
+
+    /// Where requests go, to be sent while answers are waited for.
+    pub(super) fn requests(&self) -> mpsc::Sender<WatchRequest> {
+        self.requests.clone()
+    }
+
+    /// Where it leads to.
+    pub(super) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
     }
 
     fn judge(&mut self, response: WatchResponse) -> Option<WatchAnswer> {
