@@ -7,14 +7,11 @@
 
 mod balance;
 mod client;
-mod cluster;
 mod error;
 mod etcd_error;
-mod kv;
-mod lease;
-mod maintenance;
 mod options;
 mod range_end;
+mod rpc;
 mod watch;
 
 pub use kvd_proto as proto;
@@ -22,8 +19,7 @@ pub use kvd_proto as proto;
 pub use crate::client::Client;
 pub use crate::error::Error;
 pub use crate::etcd_error::EtcdError;
-pub use crate::kv::RangeStream;
-pub use crate::lease::LeaseKeeper;
 pub use crate::options::Options;
 pub use crate::range_end::{FROM_KEY, prefix_end};
+pub use crate::rpc::{Leaders, LeaseKeeper, RangeStream, SnapshotStream};
 pub use crate::watch::{Update, Watch, WatchAnswer, WatchEnd, WatchStream};

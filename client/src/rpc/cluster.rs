@@ -1,10 +1,26 @@
-//! Membership: reading it (behaviour.md §5).
+//! Membership (behaviour.md §5).
 
 use kvd_proto::etcdserverpb::cluster_client::ClusterClient;
-use kvd_proto::etcdserverpb::{MemberListRequest, MemberListResponse};
+use kvd_proto::etcdserverpb::{
+    MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
+    MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse,
+    MemberUpdateRequest, MemberUpdateResponse,
+};
 
-use crate::client::{Call, Client};
+use super::unary;
+use crate::client::{ANSWER_BYTES_MAX, Call, Client};
 use crate::error::Error;
+
+unary! { ClusterClient:
+    /// Adds a member.
+    writes member_add(MemberAddRequest) -> MemberAddResponse;
+    /// Removes a member.
+    writes member_remove(MemberRemoveRequest) -> MemberRemoveResponse;
+    /// Gives a member other peer URLs.
+    writes member_update(MemberUpdateRequest) -> MemberUpdateResponse;
+    /// Lets a learner vote.
+    writes member_promote(MemberPromoteRequest) -> MemberPromoteResponse;
+}
 
 impl Client {
     /// Lists the members; linearizable.
