@@ -23,6 +23,7 @@ use tracing::Instrument;
 
 use crate::balance::{Balance, Endpoint, Failing};
 use crate::error::{Error, Verdict, describe, is_worth_reading_again, judge, refusal};
+use crate::namespace::Namespace;
 use crate::options::Options;
 use crate::watch::Hub;
 
@@ -42,6 +43,7 @@ pub struct Client {
     options: Arc<Options>,
     balance: Arc<Balance>,
     watches: Arc<Hub>,
+    namespace: Namespace,
     request_timeout: Duration,
 }
 
@@ -92,14 +94,21 @@ impl Client {
     pub fn lazy(options: Options) -> Result<Self, Error> {
         let balance = Balance::new(&options.endpoints, &options)?;
         let request_timeout = options.request_timeout;
-        let watches = Arc::default();
-        Ok(Self { options: Arc::new(options), balance, watches, request_timeout })
+        let (watches, namespace) = Default::default();
+        Ok(Self { options: Arc::new(options), balance, watches, namespace, request_timeout })
     }
 
     /// The same client with another deadline for its calls.
     #[must_use]
     pub fn with_timeout(&self, request_timeout: Duration) -> Self {
         Self { request_timeout, ..self.clone() }
+    }
+
+    /// A client to which the keys that begin with `prefix` are all there are, without the prefix. A namespace within
+    /// a namespace is in both.
+    #[must_use]
+    pub fn within(&self, prefix: impl AsRef<[u8]>) -> Self {
+        Self { namespace: self.namespace.within(prefix.as_ref()), ..self.clone() }
     }
 
     /// A client that asks `endpoint` alone, on the connection there is if it is one of this
@@ -144,9 +153,19 @@ impl Client {
         Self { watches: Arc::default(), ..self.clone() }
     }
 
+    /// The part of the keys that it sees.
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// Its endpoints.
     pub(crate) fn balance(&self) -> &Arc<Balance> {
         &self.balance
+    }
+
+    /// How long a call may take.
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.request_timeout
     }
 
     /// When a call that begins now must have ended.

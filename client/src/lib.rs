@@ -6,20 +6,25 @@
 //! the wire; knows nothing of how servers carry them out.
 
 mod balance;
+mod cache;
 mod client;
 mod error;
 mod etcd_error;
+mod namespace;
 mod options;
+mod pages;
 mod range_end;
 mod rpc;
 mod watch;
 
 pub use kvd_proto as proto;
 
+pub use crate::cache::{Cache, Change};
 pub use crate::client::Client;
 pub use crate::error::Error;
 pub use crate::etcd_error::EtcdError;
 pub use crate::options::Options;
+pub use crate::pages::Pages;
 pub use crate::range_end::{FROM_KEY, prefix_end};
 pub use crate::rpc::{Leaders, LeaseKeeper, RangeStream, SnapshotStream};
 pub use crate::watch::{Update, Watch, WatchAnswer, WatchEnd, WatchStream};

@@ -13,6 +13,7 @@ use tonic::transport::Channel;
 
 use crate::client::{ANSWER_BYTES_MAX, Call, Client};
 use crate::error::{Error, describe};
+use crate::namespace::Namespace;
 
 impl Client {
     /// Reads one key; linearizable.
@@ -24,7 +25,8 @@ impl Client {
     /// Reads a range.
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Error> {
         let send = |channel, request| async move { service(channel).range(request).await };
-        self.call(Call::reads("range"), request, send).await
+        let answer = self.call(Call::reads("range"), self.namespace().range(request), send).await?;
+        Ok(self.namespace().ranged(answer))
     }
 
     /// Reads a range in pieces; the deadline is that of the whole stream. Servers older than etcd
@@ -32,8 +34,9 @@ impl Client {
     pub async fn range_stream(&self, request: RangeRequest) -> Result<RangeStream, Error> {
         let deadline = self.deadline();
         let send = |channel, request| async move { service(channel).range_stream(request).await };
+        let request = self.namespace().range(request);
         let stream = self.call(Call::reads("range_stream"), request, send).await?;
-        Ok(RangeStream { stream, deadline })
+        Ok(RangeStream { stream, deadline, namespace: self.namespace().clone() })
     }
 
     /// Writes one key.
@@ -49,7 +52,8 @@ impl Client {
     /// Writes one key, with everything a put can be told.
     pub async fn put_request(&self, request: PutRequest) -> Result<PutResponse, Error> {
         let send = |channel, request| async move { service(channel).put(request).await };
-        self.call(Call::writes("put_request"), request, send).await
+        let answer = self.call(Call::writes("put"), self.namespace().put(request), send).await?;
+        Ok(self.namespace().was_put(answer))
     }
 
     /// Deletes one key; tells whether it was there.
@@ -64,14 +68,17 @@ impl Client {
         request: DeleteRangeRequest,
     ) -> Result<DeleteRangeResponse, Error> {
         let send = |channel, request| async move { service(channel).delete_range(request).await };
-        self.call(Call::writes("delete_range"), request, send).await
+        let request = self.namespace().delete(request);
+        let answer = self.call(Call::writes("delete_range"), request, send).await?;
+        Ok(self.namespace().deleted(answer))
     }
 
     /// Compares and does one of two lists of operations. Counts as a write even if all of them only
     /// read.
     pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Error> {
         let send = |channel, request| async move { service(channel).txn(request).await };
-        self.call(Call::writes("txn"), request, send).await
+        let answer = self.call(Call::writes("txn"), self.namespace().txn(request), send).await?;
+        Ok(self.namespace().committed(answer))
     }
 
     /// Forgets the history before a revision.
@@ -86,6 +93,7 @@ impl Client {
 pub struct RangeStream {
     stream: Streaming<RangeStreamResponse>,
     deadline: Instant,
+    namespace: Namespace,
 }
 
 impl RangeStream {
@@ -94,7 +102,8 @@ impl RangeStream {
         let piece = timeout_at(self.deadline, self.stream.message()).await;
         let piece = piece.map_err(|_| Error::Unavailable { last: "deadline".to_owned() })?;
         let piece = piece.map_err(|status| Error::Unavailable { last: describe(&status) })?;
-        Ok(piece.map(|piece| piece.range_response.unwrap_or_default()))
+        let piece = piece.map(|piece| piece.range_response.unwrap_or_default());
+        Ok(piece.map(|piece| self.namespace.ranged(piece)))
     }
 }
 

@@ -42,8 +42,9 @@ impl Client {
         let send = |channel, request| async move {
             LeaseClient::new(channel).lease_time_to_live(request).await
         };
-        self.call(Call::reads("lease_time_to_live"), LeaseTimeToLiveRequest { id, keys }, send)
-            .await
+        let request = LeaseTimeToLiveRequest { id, keys };
+        let answer = self.call(Call::reads("lease_time_to_live"), request, send).await?;
+        Ok(self.namespace().held(answer))
     }
 
     /// The leases that the asked member knows.

@@ -4,9 +4,10 @@
 //! client goes to another endpoint; every watch then goes on one revision after the last that was handed on. A watch
 //! whose reader is slow is taken from the stream until there is room: it delays no other, and nothing is lost.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use kvd_proto::etcdserverpb::WatchCreateRequest;
 use kvd_proto::mvccpb::Event;
@@ -17,6 +18,7 @@ use super::stream::WatchEnd;
 use super::task::Task;
 use crate::client::Client;
 use crate::error::Error;
+use crate::namespace::Namespace;
 
 /// Orders that wait.
 const ORDERS_MAX: usize = 64;
@@ -51,6 +53,7 @@ pub struct Watch {
     updates: mpsc::Receiver<Result<Update, WatchEnd>>,
     orders: mpsc::Sender<Order>,
     created_at: i64,
+    namespace: Namespace,
 }
 
 /// The watches of a client; made with the client, at work while there are any.
@@ -79,7 +82,8 @@ impl Client {
     ///
     /// `start_revision` 0 begins with the next revision. `watch_id` and `fragment` are the client's own affair.
     pub async fn watch(&self, request: WatchCreateRequest) -> Result<Watch, Error> {
-        let request = WatchCreateRequest { fragment: false, ..request };
+        let namespace = self.namespace().clone();
+        let request = namespace.watch(WatchCreateRequest { fragment: false, ..request });
         loop {
             let (ready, made) = oneshot::channel();
             let orders = self.hub().orders(self);
@@ -92,7 +96,7 @@ impl Client {
                 })?
             {
                 let Ready { updates, created_at } = made?;
-                return Ok(Watch { updates, orders, created_at });
+                return Ok(Watch { updates, orders, created_at, namespace });
             }
         }
     }
@@ -101,7 +105,7 @@ impl Client {
 impl Watch {
     /// The next update; `None` after the last.
     pub async fn next(&mut self) -> Option<Result<Update, WatchEnd>> {
-        self.updates.recv().await
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
     /// The revision of the server when it created the watch: what is older was there before.
@@ -121,7 +125,11 @@ impl Stream for Watch {
     type Item = Result<Update, WatchEnd>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.updates.poll_recv(cx)
+        let mut update = ready!(self.updates.poll_recv(cx));
+        if let Some(Ok(Update::Events { events, .. })) = &mut update {
+            self.namespace.happened(events);
+        }
+        Poll::Ready(update)
     }
 }
 
