@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use crate::balance::{Balance, Endpoint, Failing};
+use crate::discover;
 use crate::error::{Error, Verdict, describe, is_worth_reading_again, judge, refusal};
 use crate::namespace::Namespace;
 use crate::options::Options;
@@ -85,17 +86,24 @@ impl Call {
 impl Client {
     /// Connects, and waits until one endpoint has answered, so that wrong addresses show here.
     pub async fn connect(options: Options) -> Result<Self, Error> {
-        let client = Self::lazy(options)?;
+        let found = discover::first(&options).await?;
+        let client = Self::lazy(Options { endpoints: found, ..options })?;
         client.any_status().await?;
         Ok(client)
     }
 
-    /// Connects at the first call. Must be called within a tokio runtime.
+    /// Connects at the first call, and looks for endpoints in the background. Must be called within a tokio runtime.
     pub fn lazy(options: Options) -> Result<Self, Error> {
         let balance = Balance::new(&options.endpoints, &options)?;
+        discover::keep_looking(&balance, &options);
+        Ok(Self::of(balance, options))
+    }
+
+    /// Of what there is already.
+    pub(crate) fn of(balance: Arc<Balance>, options: Options) -> Self {
         let request_timeout = options.request_timeout;
         let (watches, namespace) = Default::default();
-        Ok(Self { options: Arc::new(options), balance, watches, namespace, request_timeout })
+        Self { options: Arc::new(options), balance, watches, namespace, request_timeout }
     }
 
     /// The same client with another deadline for its calls.

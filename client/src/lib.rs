@@ -8,6 +8,7 @@
 mod balance;
 mod cache;
 mod client;
+mod discover;
 mod error;
 mod etcd_error;
 mod namespace;
@@ -23,7 +24,7 @@ pub use crate::cache::{Cache, Change};
 pub use crate::client::Client;
 pub use crate::error::Error;
 pub use crate::etcd_error::EtcdError;
-pub use crate::options::Options;
+pub use crate::options::{Discovery, Options};
 pub use crate::pages::Pages;
 pub use crate::range_end::{FROM_KEY, prefix_end};
 pub use crate::rpc::{Leaders, LeaseKeeper, RangeStream, SnapshotStream};

@@ -1,5 +1,6 @@
 //! What a client must be told.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How to reach a cluster. [`Options::new`] takes what etcd's own command line takes.
@@ -7,6 +8,12 @@ use std::time::Duration;
 pub struct Options {
     /// `host:port` or `http://host:port`, one for each member that may be asked.
     pub endpoints: Vec<String>,
+    /// Where to look for endpoints beside these.
+    pub discovery: Discovery,
+    /// Endpoints are looked for this often; sooner when that failed.
+    pub discovery_interval: Duration,
+    /// The DNS server to ask, instead of those that the system knows.
+    pub name_server: Option<SocketAddr>,
     /// At most so long for one connection to be made.
     pub connect_timeout: Duration,
     /// At most so long for one call, attempts and pauses included.
@@ -29,6 +36,9 @@ impl Options {
     pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
+            discovery: Discovery::Fixed,
+            discovery_interval: Duration::from_secs(30),
+            name_server: None,
             connect_timeout: Duration::from_secs(2),
             request_timeout: Duration::from_secs(5),
             attempt_timeout: Duration::from_secs(1),
@@ -38,4 +48,25 @@ impl Options {
             keep_alive_timeout: Duration::from_secs(6),
         }
     }
+}
+
+/// Which endpoints there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Discovery {
+    /// Those that were given.
+    #[default]
+    Fixed,
+    /// Every address, A and AAAA, of the names that were given.
+    Addresses,
+    /// Those that the SRV records of a domain name: `_etcd-client._tcp.<domain>`, or with a name
+    /// `_etcd-client-<name>._tcp.<domain>`, as etcdctl looks for them. None need be given.
+    Service {
+        /// The domain.
+        domain: String,
+        /// Part of the service's name.
+        name: Option<String>,
+    },
+    /// Where the members say that clients reach them. Those that were given count until one has answered, and again
+    /// when none does.
+    Members,
 }

@@ -50,10 +50,7 @@ pub(crate) struct InFlight<'a> {
 impl Endpoint {
     /// Connects to nothing yet, but must be called within a runtime.
     pub(crate) fn new(name: &str, options: &Options) -> Result<Self, Error> {
-        let uri = parse(name).map_err(|reason| Error::InvalidEndpoint {
-            endpoint: name.to_owned(),
-            reason: reason.to_owned(),
-        })?;
+        let uri = parse(name)?;
         let link = Arc::new(Link::default());
         let channel = lazy(&uri, options, &link);
         Ok(Self {
@@ -144,7 +141,16 @@ fn lazy(uri: &Uri, options: &Options, link: &Arc<Link>) -> Channel {
         .connect_with_connector_lazy(connector)
 }
 
-fn parse(name: &str) -> Result<Uri, &'static str> {
+/// What an endpoint's name means.
+pub(crate) fn parse(name: &str) -> Result<Uri, Error> {
+    let invalid = |reason: &str| Error::InvalidEndpoint {
+        endpoint: name.to_owned(),
+        reason: reason.to_owned(),
+    };
+    address(name).map_err(invalid)
+}
+
+fn address(name: &str) -> Result<Uri, &'static str> {
     let address = match name.split_once("://") {
         None => name,
         Some(("http", address)) => address,

@@ -16,7 +16,7 @@ use rand::seq::SliceRandom;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub(crate) use self::endpoint::Endpoint;
+pub(crate) use self::endpoint::{Endpoint, parse};
 use self::picker::Picker;
 pub(crate) use self::picker::{Failing, Health};
 use crate::error::Error;
