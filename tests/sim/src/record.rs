@@ -1,7 +1,5 @@
 //! What clients ask and are told, handed to the checkers as it happens.
 
-use std::fmt::Debug;
-use std::hash::Hasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +19,6 @@ pub struct Record {
 struct Inner {
     checker: Checker,
     gained: Gained,
-    digest: std::hash::DefaultHasher,
     /// The newest revision that anybody was told.
     newest: i64,
     compactions: u64,
@@ -35,8 +32,6 @@ struct Inner {
 /// What of a record no checker tells.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
-    /// A number that two runs share only if everything happened alike.
-    pub digest: u64,
     /// Compactions acknowledged.
     pub compactions: u64,
     /// Watches that went on from another.
@@ -71,7 +66,6 @@ impl Record {
         let inner = Inner {
             checker: Checker::new(limits),
             gained,
-            digest: std::hash::DefaultHasher::new(),
             newest: 1,
             compactions: 0,
             watches_resumed: 0,
@@ -86,7 +80,7 @@ impl Record {
     #[must_use]
     pub fn begin(&self, caller: Caller, request: &Request) -> OpId {
         let mut inner = self.lock();
-        inner.note(&(now(), caller, request));
+        inner.note_clocks();
         let op = inner.checker.begin(now(), caller, request.clone());
         tracing::debug!(?op, ?caller, ?request, "asks");
         op
@@ -95,7 +89,7 @@ impl Record {
     /// A client knows what became of it.
     pub fn end(&self, op: OpId, outcome: Outcome) {
         let mut inner = self.lock();
-        inner.note(&(now(), op, &outcome));
+        inner.note_clocks();
         tracing::debug!(?op, ?outcome, "is told");
         if let Outcome::Answered { revision, reply } = &outcome {
             inner.newest = inner.newest.max(*revision);
@@ -118,7 +112,7 @@ impl Record {
     /// A witness was told something.
     pub fn witness(&self, member: Member, response: Response) {
         let mut inner = self.lock();
-        inner.note(&(member, &response));
+        inner.note_clocks();
         inner.witnesses_compacted += u64::from(response.compact_revision > 0);
         inner.checker.witness(member, &[response]);
     }
@@ -127,7 +121,7 @@ impl Record {
     #[must_use]
     pub fn watch(&self, request: &WatchRequest) -> WatchId {
         let mut inner = self.lock();
-        inner.note(&(now(), request));
+        inner.note_clocks();
         inner.watches_resumed += u64::from(request.resumes.is_some());
         inner.watching += 1;
         inner.checker.watch(now(), request.clone())
@@ -136,7 +130,7 @@ impl Record {
     /// A watch was told something.
     pub fn watch_response(&self, watch: WatchId, response: Response) {
         let mut inner = self.lock();
-        inner.note(&(watch, &response));
+        inner.note_clocks();
         inner.watches_compacted += u64::from(response.compact_revision > 0);
         inner.checker.watch_response(watch, response);
     }
@@ -183,7 +177,6 @@ impl Record {
     pub fn seen(&self) -> Seen {
         let inner = self.lock();
         Seen {
-            digest: inner.digest.finish(),
             compactions: inner.compactions,
             watches_resumed: inner.watches_resumed,
             watches_compacted: inner.watches_compacted,
@@ -207,9 +200,8 @@ impl Record {
 }
 
 impl Inner {
-    /// Something was asked or told.
-    fn note(&mut self, what: &impl Debug) {
+    /// Something is about to be told that may follow from what clocks gained.
+    fn note_clocks(&mut self) {
         self.checker.clocks_gained(now(), self.gained.nanos());
-        self.digest.write(format!("{what:?}").as_bytes());
     }
 }

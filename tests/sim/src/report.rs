@@ -42,8 +42,6 @@ impl Coverage {
 /// What a run was like.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
-    /// What follows from the seed: equal only where everything happened alike.
-    pub digest: u64,
     /// Members of the cluster.
     pub members: usize,
     /// Calls that clients made.

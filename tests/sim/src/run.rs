@@ -138,7 +138,6 @@ fn report(
         return Err(format!("{} answers went too far back to be judged", summary.unjudged));
     }
     Ok(Report {
-        digest: seen.digest,
         members: flags.members,
         calls: summary.operations,
         revisions: u64::try_from(summary.revision).unwrap_or(0),

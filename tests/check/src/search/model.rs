@@ -17,19 +17,39 @@ pub(super) type Names = HashMap<(Bytes, Bytes), Revision>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Store {
     keys: BTreeMap<Bytes, KeyValue>,
+    /// Sums of the numbers of all keys, kept as they change.
+    digest: [u64; 2],
 }
 
 impl Store {
     pub(super) fn new(initial: &[KeyValue]) -> Self {
-        Self { keys: initial.iter().map(|kv| (kv.key.clone(), kv.clone())).collect() }
+        let mut store = Self::default();
+        for kv in initial {
+            store.insert(kv.clone());
+        }
+        store
     }
 
     /// A number that two stores share only if they are alike, up to accident.
-    pub(super) fn digest(&self, seed: u64) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        seed.hash(&mut hasher);
-        self.keys.hash(&mut hasher);
-        hasher.finish()
+    pub(super) fn digest(&self) -> [u64; 2] {
+        self.digest
+    }
+
+    fn insert(&mut self, kv: KeyValue) -> Option<KeyValue> {
+        let old = self.remove(&kv.key);
+        for (sum, number) in self.digest.iter_mut().zip(numbers(&kv)) {
+            *sum = sum.wrapping_add(number);
+        }
+        self.keys.insert(kv.key.clone(), kv);
+        old
+    }
+
+    fn remove(&mut self, key: &Bytes) -> Option<KeyValue> {
+        let old = self.keys.remove(key)?;
+        for (sum, number) in self.digest.iter_mut().zip(numbers(&old)) {
+            *sum = sum.wrapping_sub(number);
+        }
+        Some(old)
     }
 
     /// Does a request and answers it; revisions in the answer are zero.
@@ -53,12 +73,12 @@ impl Store {
                     version: old.map_or(0, |old| old.version) + 1,
                     lease: put.lease,
                 };
-                let old = self.keys.insert(put.key.clone(), kv);
+                let old = self.insert(kv);
                 Reply::Put { prev_kv: old.filter(|_| put.prev_kv).map(hidden) }
             }
             Request::DeleteRange(delete) => {
                 let keys: Vec<Bytes> = self.found(&delete.keys).map(|kv| kv.key.clone()).collect();
-                let old = keys.iter().filter_map(|key| self.keys.remove(key)).map(hidden);
+                let old = keys.iter().filter_map(|key| self.remove(key)).map(hidden);
                 let old: Vec<KeyValue> = old.collect();
                 let deleted = i64::try_from(old.len()).unwrap_or(i64::MAX);
                 let prev_kvs = if delete.prev_kv { old } else { Vec::new() };
@@ -111,7 +131,8 @@ impl Store {
             .take_while(|kv| keys.contains(&kv.key))
     }
 
-    fn range(&self, range: &RangeRequest) -> Reply {
+    /// Reads, and changes nothing.
+    pub(super) fn range(&self, range: &RangeRequest) -> Reply {
         let mut kvs: Vec<KeyValue> = self.found(&range.keys).cloned().map(hidden).collect();
         let count = i64::try_from(kvs.len()).unwrap_or(i64::MAX);
         let limit = if range.limit > 0 { range.limit } else { i64::MAX };
@@ -132,6 +153,15 @@ impl Store {
         }
         relation(None, &compare.target, compare.result)
     }
+}
+
+/// Two numbers that two things share only if they are alike, up to accident.
+pub(super) fn numbers(what: &impl Hash) -> [u64; 2] {
+    [1_u64, 2].map(|seed| {
+        let mut hasher = DefaultHasher::new();
+        (seed, what).hash(&mut hasher);
+        hasher.finish()
+    })
 }
 
 fn relation(kv: Option<&KeyValue>, target: &Target, result: Relation) -> bool {

@@ -6,12 +6,12 @@
 //! number of the set of operations taken and the store after them.
 
 use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::history::{Nanos, OpId};
 use crate::reply::Reply;
+use crate::request::Request;
 
-use super::model::{Store, without_revisions};
+use super::model::{Store, numbers, without_revisions};
 use super::partition::Part;
 use super::{Counterexample, Fate, Step, Verdict};
 
@@ -109,7 +109,9 @@ pub(super) fn search(part: &Part<'_>, steps_left: &mut u64) -> Verdict {
     let answers: Vec<Option<Reply>> = steps.iter().map(|step| answer(step)).collect();
     let mut timeline = Timeline::new(steps);
     let mut store = Store::new(&part.initial);
-    let mut taken: Vec<(usize, Store)> = Vec::new();
+    let numbers: Vec<[u64; 2]> = (0..steps.len()).map(|place| numbers(&place)).collect();
+    // Each with the store before it, if it may have changed that.
+    let mut taken: Vec<(usize, Option<Store>)> = Vec::new();
     let mut taken_set = [0u64; 2];
     let mut tried: HashSet<[u64; 2]> = HashSet::new();
     let mut left = steps.iter().filter(|step| step.fate != Fate::Open).count();
@@ -123,12 +125,17 @@ pub(super) fn search(part: &Part<'_>, steps_left: &mut u64) -> Verdict {
         *steps_left -= 1;
         let begins = (at != timeline.tail()).then(|| timeline.what[at]).filter(|(_, end)| !end);
         if let Some((place, _)) = begins {
-            let mut after = store.clone();
-            let reply = after.run(&steps[place].request, &part.names);
+            let (reply, after) = match &steps[place].request {
+                Request::Range(range) => (store.range(range), None),
+                request => {
+                    let mut after = store.clone();
+                    (after.run(request, &part.names), Some(after))
+                }
+            };
             let fits = answers[place].as_ref().is_none_or(|answer| *answer == reply);
-            let set = toggled(taken_set, place);
-            if fits && tried.insert(mixed(set, &after)) {
-                taken.push((place, std::mem::replace(&mut store, after)));
+            let set = toggled(taken_set, numbers[place]);
+            if fits && tried.insert(mixed(set, after.as_ref().unwrap_or(&store))) {
+                taken.push((place, after.map(|after| std::mem::replace(&mut store, after))));
                 taken_set = set;
                 timeline.take_out(place);
                 left -= usize::from(steps[place].fate != Fate::Open);
@@ -143,8 +150,8 @@ pub(super) fn search(part: &Part<'_>, steps_left: &mut u64) -> Verdict {
             longest = shown(steps, &taken, &timeline.begun());
         }
         let Some((place, before)) = taken.pop() else { return Verdict::NotLinearizable(longest) };
-        store = before;
-        taken_set = toggled(taken_set, place);
+        store = before.unwrap_or(store);
+        taken_set = toggled(taken_set, numbers[place]);
         timeline.put_back(place);
         left += usize::from(steps[place].fate != Fate::Open);
         at = timeline.next[timeline.begins[place]];
@@ -160,20 +167,16 @@ fn answer(step: &Step) -> Option<Reply> {
 }
 
 /// The number of a set with one more or less in it.
-fn toggled(set: [u64; 2], place: usize) -> [u64; 2] {
-    let number = |seed: u64| {
-        let mut hasher = DefaultHasher::new();
-        (seed, place).hash(&mut hasher);
-        hasher.finish()
-    };
-    [set[0] ^ number(1), set[1] ^ number(2)]
+fn toggled(set: [u64; 2], number: [u64; 2]) -> [u64; 2] {
+    [set[0] ^ number[0], set[1] ^ number[1]]
 }
 
 fn mixed(set: [u64; 2], store: &Store) -> [u64; 2] {
-    [set[0].wrapping_add(store.digest(3)), set[1].wrapping_add(store.digest(4))]
+    let digest = store.digest();
+    [set[0].wrapping_add(digest[0]), set[1].wrapping_add(digest[1])]
 }
 
-fn shown(steps: &[&Step], taken: &[(usize, Store)], begun: &[usize]) -> Counterexample {
+fn shown(steps: &[&Step], taken: &[(usize, Option<Store>)], begun: &[usize]) -> Counterexample {
     let from = taken.len().saturating_sub(SHOWN_MAX);
     let names = |place: &usize| -> Option<OpId> { steps[*place].id };
     Counterexample {
