@@ -31,6 +31,10 @@ use crate::raft::{Leadership, Raft, WriteError};
 /// Pause before a proposal that no log saw is tried again, unless leadership changes sooner.
 const RETRY: Duration = Duration::from_millis(10);
 
+/// Once another leads, the answer of the one before has so long to come. Without this a write whose leader fell
+/// silent, rather than ended, would wait for its whole timeout; its outcome is unknown either way.
+const LAST_WORD: Duration = Duration::from_millis(100);
+
 /// Proposes on behalf of this member's clients, and of the other members' when this one leads.
 pub(crate) struct Proposer {
     pub(crate) raft: Raft,
@@ -156,12 +160,26 @@ impl Proposer {
         let mut client = self.peers.client(leader, &urls, Lane::Calls);
         let request = self.peers.request(leader, ProposeRequest { proposal: proposal.clone() });
         let limit = deadline.saturating_duration_since(Instant::now());
-        match within(limit, client.propose(request)).await {
+        let reply = tokio::select! {
+            biased;
+            reply = within(limit, client.propose(request)) => reply,
+            () = self.superseded(leadership) => return Attempt::Unknown,
+        };
+        match reply {
             Ok(reply) => from_reply(reply),
             Err(CallError::NotSent(_) | CallError::Refused(_)) => Attempt::NotAppended,
             Err(CallError::NoAnswer(_)) if active(Mutant::ForwardRetried) => Attempt::NotAppended,
             Err(CallError::NoAnswer(_)) => Attempt::Unknown,
         }
+    }
+
+    /// Until it is known that another leadership came after this one, and a little longer.
+    async fn superseded(&self, leadership: Leadership) {
+        let mut changes = self.raft.leadership_changes();
+        while self.raft.leader().is_none_or(|now| now.term <= leadership.term) {
+            changes.changed().await;
+        }
+        tokio::time::sleep(LAST_WORD).await;
     }
 
     /// Answers a member that forwarded a proposal: only as leader, never forwarded again.
