@@ -73,8 +73,8 @@ impl Balance {
         let load = |id: Id| endpoints.get(&id).map_or(0, |endpoint| endpoint.in_flight());
         let (id, pause) = picker.pick(Instant::now().into_std(), load);
         let endpoint = endpoints.get(&id).or_else(|| endpoints.values().next()).map(Arc::clone);
+        self.now_at(&inner, id);
         drop(inner);
-        self.tell(id);
         match endpoint {
             Some(endpoint) => (endpoint, pause),
             None => unreachable!("a client without endpoints is not made"),
@@ -130,9 +130,7 @@ impl Balance {
         let ids: Vec<Id> = endpoints.keys().copied().collect();
         inner.endpoints = endpoints;
         inner.picker.replace(&ids);
-        let current = inner.picker.current();
-        drop(inner);
-        self.tell(current);
+        self.now_at(&inner, inner.picker.current());
         Ok(())
     }
 
@@ -151,8 +149,15 @@ impl Balance {
         self.current.subscribe()
     }
 
-    fn tell(&self, id: Id) {
-        self.current.send_if_modified(|current| std::mem::replace(current, id) != id);
+    /// This endpoint is in use. The one before it keeps what is under way, and no connection after that.
+    fn now_at(&self, inner: &Inner, id: Id) {
+        self.current.send_if_modified(|current| {
+            let before = std::mem::replace(current, id);
+            if let Some(left) = inner.endpoints.get(&before).filter(|_| before != id) {
+                left.disconnect();
+            }
+            before != id
+        });
     }
 
     /// Nothing in there could be left half changed by a panic.

@@ -135,20 +135,18 @@ impl Picker {
             .collect()
     }
 
-    /// Comes home when it is time; answers the endpoint that is left for it.
-    pub(crate) fn come_home(&mut self, now: Instant) -> Option<Id> {
+    /// Comes home when it is time.
+    pub(crate) fn come_home(&mut self, now: Instant) {
         let home = self.home();
         let is_well = self.record(home).is_some_and(|record| record.is_well());
         if self.current == home || !is_well {
             self.homecoming = None;
-            return None;
+            return;
         }
         let wait = HOMECOMING_MAX.mul_f64(self.random.random_range(0.05..1.0));
-        if now < *self.homecoming.get_or_insert(now + wait) {
-            return None;
+        if now >= *self.homecoming.get_or_insert(now + wait) {
+            (self.homecoming, self.current) = (None, home);
         }
-        self.homecoming = None;
-        Some(std::mem::replace(&mut self.current, home))
     }
 
     /// Knows these endpoints from now on; what is known of those that stay is kept, new ones come at any place.
@@ -280,14 +278,16 @@ mod tests {
         picker.failed(Id(0), Failing::Silent, now);
         assert_eq!(pick(&mut picker, now).0, 1);
         assert_eq!(picker.to_examine(), [Id(0)]);
-        picker.examined(Id(0), None, now);
-        assert_eq!(picker.come_home(now), None);
         let leaderless = WELL.map(|health| Health { has_leader: false, ..health });
-        picker.examined(Id(0), leaderless, now);
-        assert_eq!(picker.come_home(now + HOMECOMING_MAX), None);
+        for health in [None, leaderless] {
+            picker.examined(Id(0), health, now);
+            picker.come_home(now + HOMECOMING_MAX);
+            assert_eq!(picker.current(), Id(1));
+        }
         picker.examined(Id(0), WELL, now);
-        assert_eq!(picker.come_home(now), None);
-        assert_eq!(picker.come_home(now + HOMECOMING_MAX), Some(Id(1)));
+        picker.come_home(now);
+        assert_eq!(picker.current(), Id(1), "not at once");
+        picker.come_home(now + HOMECOMING_MAX);
         assert_eq!(pick(&mut picker, now), (0, Duration::ZERO));
         assert!(picker.to_examine().is_empty());
     }
@@ -316,7 +316,7 @@ mod tests {
                     0 => picker.failed(id, Failing::Spoke, now),
                     1 => picker.failed(id, Failing::Silent, now),
                     2 => picker.examined(id, WELL, now),
-                    3 => drop(picker.come_home(now)),
+                    3 => picker.come_home(now),
                     _ => {
                         known = (0..=endpoint).map(|turn| Id(turn * 3 % 7)).collect();
                         picker.replace(&known);

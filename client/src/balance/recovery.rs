@@ -36,20 +36,18 @@ impl Balance {
             rounds.spawn(async move { (id, endpoint.health(Instant::now()).await) });
         }
         while let Some(Ok((id, health))) = rounds.join_next().await {
-            self.lock().picker.examined(id, health, Instant::now().into_std());
+            let mut inner = self.lock();
+            inner.picker.examined(id, health, Instant::now().into_std());
+            // A connection that only asked is not kept: members count what they have.
+            if let Some(asked) = inner.endpoints.get(&id).filter(|_| id != inner.picker.current()) {
+                asked.disconnect();
+            }
         }
         let mut inner = self.lock();
-        let left = inner.picker.come_home(Instant::now().into_std());
-        // What is under way there ends there; then its connection is closed.
-        if let Some(left) = left.and_then(|id| inner.endpoints.get(&id)) {
-            left.disconnect();
-        }
-        let is_done = inner.picker.to_examine().is_empty();
-        inner.recovering = !is_done;
-        let current = inner.picker.current();
-        drop(inner);
-        self.tell(current);
-        is_done
+        inner.picker.come_home(Instant::now().into_std());
+        self.now_at(&inner, inner.picker.current());
+        inner.recovering = !inner.picker.to_examine().is_empty();
+        !inner.recovering
     }
 
     fn to_examine(&self) -> Vec<(super::Id, Arc<Endpoint>)> {

@@ -72,7 +72,7 @@ async fn watch(first: Client, others: Client, seen: Arc<Mutex<Seen>>) {
             start_revision: from,
             ..Default::default()
         };
-        if let Ok(mut stream) = client.watch(request).await {
+        if let Ok(mut stream) = client.watch_stream(request).await {
             follow(&mut stream, &seen).await;
         }
         if !goes_on(&seen) {

@@ -86,22 +86,37 @@ impl Cluster {
         folders: &[PathBuf],
         flags: &[String],
     ) -> anyhow::Result<Self> {
-        let addresses: Vec<Ipv4Addr> = folders.iter().map(|_| loopback_address()).collect();
-        let initial: Vec<String> = addresses
+        let here = |folder: &PathBuf| Place {
+            folder: folder.clone(),
+            address: loopback_address(),
+            network: None,
+        };
+        Self::start_at(program, folders.iter().map(here).collect(), flags)
+    }
+
+    /// The same, each member at a place of its own.
+    pub fn start_at(
+        program: &Program,
+        places: Vec<Place>,
+        flags: &[String],
+    ) -> anyhow::Result<Self> {
+        let initial: Vec<String> = places
             .iter()
             .enumerate()
-            .map(|(at, address)| format!("m{at}=http://{address}:2380"))
+            .map(|(at, place)| format!("m{at}=http://{}:2380", place.address))
             .collect();
-        let mut members = Vec::with_capacity(folders.len());
-        for (at, (address, folder)) in addresses.iter().zip(folders).enumerate() {
+        let mut members = Vec::with_capacity(places.len());
+        for (at, place) in places.into_iter().enumerate() {
             let name = format!("m{at}");
-            let data_dir = folder.join(&name);
-            let mut arguments = arguments(&name, *address, &data_dir, &initial.join(","));
+            let data_dir = place.folder.join(&name);
+            let mut arguments = arguments(&name, place.address, &data_dir, &initial.join(","));
             arguments.extend_from_slice(flags);
-            let client_url = format!("http://{address}:2379");
-            let program = program.clone();
-            let process = Process::spawn(&program, &arguments)?;
-            members.push(Member { name, client_url, data_dir, program, arguments, process });
+            let client_url = format!("http://{}:2379", place.address);
+            let (program, network) = (program.clone(), place.network);
+            let process = Process::spawn(&program, &arguments, network.as_deref())?;
+            let member =
+                Member { name, client_url, data_dir, program, arguments, network, process };
+            members.push(member);
         }
         let cluster = Self { members, _folder: None };
         for member in &cluster.members {
@@ -135,6 +150,17 @@ impl Cluster {
     }
 }
 
+/// Where a member runs.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its data directory is in there.
+    pub folder: PathBuf,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The network namespace that has this address, if it is not the one that the test runs in.
+    pub network: Option<String>,
+}
+
 /// One member: its place in the cluster, and the process that now plays it.
 #[derive(Debug)]
 pub struct Member {
@@ -143,6 +169,7 @@ pub struct Member {
     data_dir: PathBuf,
     program: Program,
     arguments: Vec<String>,
+    network: Option<String>,
     process: Process,
 }
 
@@ -237,7 +264,7 @@ impl Member {
     /// Starts it again without waiting, for a member that cannot serve alone.
     pub fn spawn(&mut self) -> anyhow::Result<()> {
         self.process.kill()?;
-        self.process = Process::spawn(&self.program, &self.arguments)?;
+        self.process = Process::spawn(&self.program, &self.arguments, self.network.as_deref())?;
         Ok(())
     }
 
@@ -256,8 +283,21 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(program: &Program, arguments: &[String]) -> anyhow::Result<Self> {
-        let mut child = Command::new(program.path())
+    fn spawn(
+        program: &Program,
+        arguments: &[String],
+        network: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let mut command = match network {
+            None => Command::new(program.path()),
+            // It becomes the program, so the process is that one.
+            Some(network) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", network]).arg(program.path());
+                command
+            }
+        };
+        let mut child = command
             .args(arguments)
             // kvd ends with this pipe, so that it does not outlive a test that was killed.
             .env("KVD_EXIT_WITH_STDIN", "1")
