@@ -4,24 +4,21 @@
 //! configuration (invariant 1). Nothing is durable here: [`State::checkpoint`] says what a checkpoint must write.
 
 mod check;
+mod commands;
 mod leases;
 mod open;
 
 use std::sync::{Arc, Weak};
 
+use self::commands::Done;
 use self::leases::lease_row;
 use crate::checkpoint::{Checkpoint, CheckpointStore, Meta, Table};
 use crate::codec::{decode_proposal, encode_lease};
-use crate::command::{AlarmKind, Command, Compact, DeleteRange, Entry, Membership, Put, Txn};
-use crate::event::Event;
-use crate::ids::{Index, LogId, Revision};
-use crate::lease::table::LeaseChange;
-use crate::mutants::{Mutant, active};
+use crate::command::{Command, Entry, Membership};
+use crate::ids::{LogId, Revision};
+use crate::mvcc::Shared;
 use crate::mvcc::compact::{self, Sweep};
-use crate::mvcc::history::ReadError;
-use crate::mvcc::write::Writing;
-use crate::mvcc::{Shared, txn};
-use crate::outcome::{Applied, Fatal, Rejection, Response, TxnAnswer};
+use crate::outcome::{Applied, Fatal, Response};
 use crate::snapshot::Capture;
 use crate::tables::{Rows, Tables};
 use crate::view::{Mark, StateHash, View, ViewParts};
@@ -83,10 +80,7 @@ impl State {
         if let Some(bytes) = &entry.proposal {
             let proposal = decode_proposal(bytes.clone())
                 .map_err(|error| Fatal::Entry { at: entry.log_id, reason: error.to_string() })?;
-            done = match self.admit(&proposal.command) {
-                Ok(()) => self.execute(entry.log_id.index, &proposal.command, want_response)?,
-                Err(rejection) => rejection.into(),
-            };
+            done = self.perform(entry.log_id.index, &proposal.command, want_response)?;
             published = matches!(proposal.command, Command::Publish(_)) && done.outcome.is_ok();
         }
         self.applied = entry.log_id;
@@ -212,172 +206,10 @@ impl State {
     }
 }
 
-/// What a command did.
-struct Done {
-    outcome: Result<Response, Rejection>,
-    events: Vec<Event>,
-    leases: Vec<LeaseChange>,
-}
-
-impl Done {
-    fn nothing(response: Response) -> Self {
-        Self { outcome: Ok(response), events: Vec::new(), leases: Vec::new() }
-    }
-}
-
-impl From<Rejection> for Done {
-    fn from(rejection: Rejection) -> Self {
-        Self { outcome: Err(rejection), events: Vec::new(), leases: Vec::new() }
-    }
-}
-
-/// Commands.
 impl State {
-    /// What alarms refuse, corruption before want of room (behaviour.md 6.3).
-    fn admit(&self, command: &Command) -> Result<(), Rejection> {
-        let alarmed = |kind| self.tables.is_raised(kind);
-        let (stopped_by_corruption, grows) = match command {
-            Command::Put(_) | Command::LeaseGrant(_) => (true, true),
-            Command::Txn(txn) => (true, txn::may_put(txn)),
-            Command::DeleteRange(_)
-            | Command::Compact(_)
-            | Command::LeaseRevoke(_)
-            | Command::LeaseExpire(_) => (true, false),
-            // Renewals go on while nothing else does, as in etcd, where they are no entries.
-            Command::LeaseRenew(_)
-            | Command::LeaseRemaining(_)
-            | Command::Alarm(_)
-            | Command::Publish(_)
-            | Command::ClusterVersion(_) => (false, false),
-        };
-        if stopped_by_corruption && alarmed(AlarmKind::Corrupt) {
-            return Err(Rejection::Corrupt);
-        }
-        if grows && alarmed(AlarmKind::NoSpace) {
-            return Err(Rejection::NoSpace);
-        }
-        Ok(())
-    }
-
-    fn execute(
-        &mut self,
-        index: Index,
-        command: &Command,
-        want_response: bool,
-    ) -> Result<Done, Fatal> {
-        Ok(match command {
-            Command::Put(put) => self.put(put, want_response)?,
-            Command::DeleteRange(delete) => self.delete_range(delete, want_response)?,
-            Command::Txn(txn) => self.txn(txn, want_response)?,
-            Command::Compact(_) if active(Mutant::CompactionLocal) && !want_response => {
-                Done::nothing(Response::Compact)
-            }
-            Command::Compact(compact) => self.compact(*compact),
-            Command::LeaseGrant(grant) => self.lease_grant(index, *grant),
-            Command::LeaseRevoke(revoke) => self.lease_revoke(revoke.id)?,
-            Command::LeaseExpire(expire) => self.lease_expire(*expire)?,
-            Command::LeaseRenew(renew) => self.lease_renew(renew),
-            Command::LeaseRemaining(remaining) => self.lease_remaining(remaining),
-            Command::Alarm(change) => {
-                let touched = self.tables.change_alarm(*change, &mut self.rows);
-                Done::nothing(Response::Alarm(touched))
-            }
-            Command::Publish(publish) => {
-                if self.tables.publish(publish, &mut self.rows) {
-                    Done::nothing(Response::None)
-                } else {
-                    Rejection::MemberNotFound.into()
-                }
-            }
-            Command::ClusterVersion(version) => {
-                self.tables.set_cluster_version(*version, &mut self.rows);
-                Done::nothing(Response::None)
-            }
-        })
-    }
-
-    fn put(&mut self, put: &Put, want_response: bool) -> Result<Done, Fatal> {
-        let mut writing = self.writing(want_response);
-        if let Err(rejection) = writing.check_put(put)
-            && (want_response || !active(Mutant::ChecksSkipped))
-        {
-            return Ok(rejection.into());
-        }
-        let answer = writing.put(put)?;
-        let written = Written::by(writing);
-        Ok(self.written(written, Response::Put(answer)))
-    }
-
-    fn delete_range(&mut self, delete: &DeleteRange, want_response: bool) -> Result<Done, Fatal> {
-        let mut writing = self.writing(want_response);
-        let answer = writing.delete_range(delete)?;
-        let written = Written::by(writing);
-        Ok(self.written(written, Response::DeleteRange(answer)))
-    }
-
-    fn txn(&mut self, txn: &Txn, want_response: bool) -> Result<Done, Fatal> {
-        let mut writing = self.writing(want_response);
-        let mut reader = writing.reader();
-        if active(Mutant::CompareStale) {
-            reader.revision = self.view.revision();
-        }
-        let path = txn::decide(&reader, txn).map_err(ReadError::into_fatal)?;
-        if let Err(rejection) = txn::check(&reader, txn, &path) {
-            return Ok(rejection.into());
-        }
-        let answer = txn::execute(&mut writing, txn, &path)?;
-        let answer = TxnAnswer { revision: writing.revision(), ..answer };
-        let written = Written::by(writing);
-        Ok(self.written(written, Response::Txn(answer)))
-    }
-
-    fn compact(&mut self, compact: Compact) -> Done {
-        match compact::check(compact, self.revision, self.compacted) {
-            Ok(mark) => {
-                self.compacted = Some(mark);
-                self.sweep = Some(Sweep { after: None });
-                Done::nothing(Response::Compact)
-            }
-            Err(rejection) => rejection.into(),
-        }
-    }
-
     fn set_membership(&mut self, log_id: LogId, membership: &Membership) {
         self.tables.set_membership(membership, &mut self.rows);
         self.membership = Arc::new((Some(log_id), membership.clone()));
-    }
-}
-
-/// What writing left behind, free of the borrow of the store.
-struct Written {
-    history_hash: u64,
-    events: Vec<Event>,
-    revision: Revision,
-}
-
-impl Written {
-    fn by(writing: Writing<'_>) -> Self {
-        let revision = writing.revision();
-        Self { history_hash: writing.history_hash, events: writing.events, revision }
-    }
-}
-
-impl State {
-    fn writing(&self, want_response: bool) -> Writing<'_> {
-        Writing {
-            shared: &self.shared,
-            begin: self.revision,
-            compacted: self.compacted,
-            history_hash: self.history_hash,
-            events: Vec::new(),
-            want_response,
-        }
-    }
-
-    /// The revision grew by one if a key changed, else not at all (invariant 5).
-    fn written(&mut self, written: Written, response: Response) -> Done {
-        (self.history_hash, self.revision) = (written.history_hash, written.revision);
-        Done { events: written.events, ..Done::nothing(response) }
     }
 
     fn picture(&self) -> View {

@@ -3,7 +3,8 @@
 
 use bytes::Bytes;
 
-use super::{Done, State, Written};
+use super::State;
+use super::commands::{Done, Written};
 use crate::checkpoint::Table;
 use crate::codec::encode_lease;
 use crate::command::{LeaseExpire, LeaseGrant, LeaseRemaining, LeaseRenew};
