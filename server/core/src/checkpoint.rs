@@ -37,20 +37,32 @@ pub enum Table {
     Removed = 3,
     /// Alarms raised.
     Alarm = 4,
-    /// Single values of the cluster: its version, for one.
+    /// Single values of the cluster: its version, and up to where sessions were forgotten.
     Cluster = 5,
     /// Records that compaction took from blocks that still stand: first change and sequence to a mask.
     ///
     /// Without it a block that holds an old put, and outlives the block with that key's tombstone, would
     /// bring the key back when the index is rebuilt. Differs between members, so it is in no hash.
     Dead = 6,
+    /// Sessions of clients that give their requests ids: client to opening, settled number and last use.
+    Session = 7,
+    /// Answers remembered for repetitions: client and number to the answer or its revision.
+    Answer = 8,
 }
 
 impl Table {
     /// The table of that number, as its rows name it on disk.
     pub fn from_number(number: u8) -> Option<Self> {
-        let all =
-            [Self::Lease, Self::Member, Self::Removed, Self::Alarm, Self::Cluster, Self::Dead];
+        let all = [
+            Self::Lease,
+            Self::Member,
+            Self::Removed,
+            Self::Alarm,
+            Self::Cluster,
+            Self::Dead,
+            Self::Session,
+            Self::Answer,
+        ];
         all.into_iter().find(|table| *table as u8 == number)
     }
 }

@@ -8,6 +8,7 @@ mod outcome;
 mod proposal;
 mod query;
 mod rows;
+mod sessions;
 pub(crate) mod wire;
 
 use thiserror::Error;
@@ -20,6 +21,10 @@ pub(crate) use rows::{
     encode_marks, encode_member,
 };
 pub use rows::{decode_membership, decode_meta, encode_membership, encode_meta};
+pub(crate) use sessions::{
+    decode_answer, decode_answer_key, decode_index, decode_session, encode_answer,
+    encode_answer_key, encode_index, encode_session,
+};
 
 /// Why bytes are not an encoding of what was expected.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use crate::ids::{Incarnation, Index, LeaseId, LogId, MemberId, Revision};
+use crate::ids::{Incarnation, Index, LeaseId, LogId, MemberId, RequestId, Revision};
 use crate::range::KeyRange;
 
 /// One committed entry of the Raft log.
@@ -33,21 +33,12 @@ pub struct Membership {
 /// A command with its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposal {
-    /// Lets a client repeat a request without applying it twice; reserved from the first format on.
+    /// Lets a client repeat a request without its being applied twice; `None` where it gave none.
     pub request_id: Option<RequestId>,
     /// On whose behalf; `None` for the cluster itself or while authentication is off.
     pub actor: Option<Actor>,
     /// What to do.
     pub command: Command,
-}
-
-/// A client's name for one request: the client and its counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RequestId {
-    /// The client's random id.
-    pub client: u64,
-    /// Grows by one with each request of that client.
-    pub sequence: u64,
 }
 
 /// The user that asks and the authentication state in which it was identified.

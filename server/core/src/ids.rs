@@ -58,6 +58,22 @@ pub struct LogId {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(pub u64);
 
+/// A client's name for one request, by which a repetition is known ([`crate::sessions`]).
+///
+/// `client` and `opened` name the session, `sequence` the request in it; `settled` is what the client says
+/// of the session at that time, and differs between two sendings of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequestId {
+    /// The client's random id.
+    pub client: u64,
+    /// An index that was confirmed to the client before its first request.
+    pub opened: Index,
+    /// The request's number in its session, from 1.
+    pub sequence: u64,
+    /// The client will never repeat a request up to this number; zero before the first is over.
+    pub settled: u64,
+}
+
 impl Revision {
     /// Revision of a store that nobody has written to (rule M1).
     pub const FIRST: Self = Self(1);

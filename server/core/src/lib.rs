@@ -9,7 +9,7 @@
 //!                                   │      │
 //!                                   │      └─ publish ──> view::View        (range, txn, scan, hash)
 //!                                   └─ checkpoint ──> checkpoint::CheckpointStore
-//!   inside:  mvcc (history of changes, index of keys) · lease · tables (members, alarms)
+//!   inside:  mvcc (history of changes, index of keys) · lease · tables (members, alarms) · sessions
 //! ```
 //!
 //! Four counters are never confused: *index* (position in the Raft log), *term*, *revision* (the store's
@@ -26,6 +26,7 @@ pub mod mutants;
 pub mod mvcc;
 pub mod outcome;
 pub mod range;
+pub mod sessions;
 pub mod snapshot;
 pub mod state;
 pub mod tables;

@@ -15,8 +15,10 @@ use crate::lease::table::LeaseChange;
 pub struct Applied {
     /// Which entry.
     pub log_id: LogId,
-    /// The store's revision after it.
+    /// The store's revision after it; of a repetition, after the entry that it repeats.
     pub revision: Revision,
+    /// It repeats a request that was applied before: the answer is that one's, and nothing changed.
+    pub repeated: bool,
     /// The answer, the same on every member.
     pub outcome: Result<Response, Rejection>,
     /// The changes it made, in order; all belong to `revision`.
@@ -157,6 +159,18 @@ pub enum Rejection {
     /// No such member.
     #[error("member not found")]
     MemberNotFound,
+    /// A request id that its client settled, or that is too far ahead of what it settled.
+    #[error("request id is outside the window of its session")]
+    RequestOutsideWindow,
+    /// A request id of a session that was forgotten, or was never opened.
+    #[error("session of the request id is not known")]
+    SessionUnknown,
+    /// A repetition of a request that was applied and whose answer was too large to be remembered.
+    #[error("request was applied at revision {revision}, its answer was not kept")]
+    AnswerNotKept {
+        /// The store's revision after it was applied.
+        revision: Revision,
+    },
 }
 
 /// This member's state or disk can no longer be trusted: the process must stop.

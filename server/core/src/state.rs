@@ -7,8 +7,11 @@ mod check;
 mod commands;
 mod leases;
 mod open;
+mod requests;
 
 use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
 
 use self::commands::Done;
 use self::leases::lease_row;
@@ -19,6 +22,7 @@ use crate::ids::{LogId, Revision};
 use crate::mvcc::Shared;
 use crate::mvcc::compact::{self, Sweep};
 use crate::outcome::{Applied, Fatal, Response};
+use crate::sessions::Sessions;
 use crate::snapshot::Capture;
 use crate::tables::{Rows, Tables};
 use crate::view::{Mark, StateHash, View, ViewParts};
@@ -47,6 +51,7 @@ pub struct State {
     compacted: Option<Revision>,
     history_hash: u64,
     tables: Tables,
+    sessions: Sessions,
     rows: Rows,
     /// Sequence of the last checkpoint handed out.
     sequence: u64,
@@ -63,7 +68,7 @@ impl State {
         open::open(store, options)
     }
 
-    /// Applies one committed entry, in memory. Without `want_response` the answer's keys and values are left
+    /// Applies one committed entry, in memory. Without `want_response` the answer's keys and values may be left
     /// out; whether it succeeds, and all it changes, is the same.
     ///
     /// After an error the state is void.
@@ -75,23 +80,37 @@ impl State {
         if let Some(membership) = &entry.membership {
             self.set_membership(entry.log_id, membership);
         }
-        let mut published = false;
-        let mut done = Done::nothing(Response::None);
+        let mut applied = self.told(entry.log_id, Done::nothing(Response::None));
         if let Some(bytes) = &entry.proposal {
             let proposal = decode_proposal(bytes.clone())
                 .map_err(|error| Fatal::Entry { at: entry.log_id, reason: error.to_string() })?;
-            done = self.perform(entry.log_id.index, &proposal.command, want_response)?;
-            published = matches!(proposal.command, Command::Publish(_)) && done.outcome.is_ok();
+            applied = match proposal.request_id {
+                Some(id) => self.once(entry.log_id, id, &proposal.command)?,
+                None => {
+                    let index = entry.log_id.index;
+                    let done = self.perform(index, &proposal.command, want_response)?;
+                    self.told(entry.log_id, done)
+                }
+            };
+            let publishes = matches!(proposal.command, Command::Publish(_));
+            applied.members_changed = publishes && applied.outcome.is_ok();
         }
+        applied.members_changed |= entry.membership.is_some();
         self.applied = entry.log_id;
-        Ok(Applied {
-            log_id: entry.log_id,
+        Ok(applied)
+    }
+
+    /// What is told of the entry that did this.
+    fn told(&self, log_id: LogId, done: Done) -> Applied {
+        Applied {
+            log_id,
             revision: self.revision,
-            members_changed: entry.membership.is_some() || published,
+            repeated: false,
             outcome: done.outcome,
             events: done.events,
             leases: done.leases,
-        })
+            members_changed: false,
+        }
     }
 
     /// Makes what was applied visible to readers.
@@ -152,14 +171,6 @@ impl State {
 
     /// This moment, to be sent to somebody. What was applied must be published.
     pub fn capture(&self) -> Capture {
-        let mut rows = self.tables.rows();
-        let keys = self.shared.read();
-        rows.extend(
-            keys.leases
-                .iter()
-                .map(|(id, lease)| (Table::Lease, lease_row(id), encode_lease(lease.terms))),
-        );
-        drop(keys);
         let meta = Meta {
             sequence: 1,
             applied: self.applied,
@@ -172,7 +183,19 @@ impl State {
             blocks: 0,
             rows: 0,
         };
-        Capture::new(self.view.clone(), meta, rows)
+        Capture::new(self.view.clone(), meta, self.all_rows())
+    }
+
+    /// The rows of all tables that are the same on all members.
+    fn all_rows(&self) -> Vec<(Table, Bytes, Bytes)> {
+        let mut rows = self.tables.rows();
+        let keys = self.shared.read();
+        let leases = keys.leases.iter();
+        let leases =
+            leases.map(|(id, lease)| (Table::Lease, lease_row(id), encode_lease(lease.terms)));
+        rows.extend(leases);
+        rows.extend(self.sessions.rows());
+        rows
     }
 
     /// That checkpoint is durable: its blocks may leave memory, those it freed are forgotten.
@@ -230,6 +253,7 @@ impl State {
             hash,
             live_keys: keys.index.live_keys(),
             live_bytes: keys.index.bytes(),
+            requests: self.sessions.counts(),
         };
         View { parts: Arc::new(parts) }
     }

@@ -116,7 +116,8 @@ pub(crate) fn id_row(id: u64) -> Bytes {
     Bytes::copy_from_slice(&id.to_be_bytes())
 }
 
-fn row_id(id: &[u8]) -> Result<u64, DecodeError> {
+/// Reads an id of a row.
+pub(crate) fn row_id(id: &[u8]) -> Result<u64, DecodeError> {
     id.try_into().map(u64::from_be_bytes).map_err(|_| DecodeError::Short)
 }
 
@@ -133,7 +134,7 @@ fn version_row(version: ClusterVersion) -> Bytes {
 }
 
 impl Tables {
-    /// Takes in a row of the last checkpoint; leases and marks of history are not its business.
+    /// Takes in a row of the last checkpoint; leases, sessions and marks of history are not its business.
     pub(crate) fn recover(
         &mut self,
         table: Table,
@@ -161,7 +162,7 @@ impl Tables {
                 self.cluster_version = Some(ClusterVersion { major, minor });
             }
             Table::Cluster => return Err(DecodeError::Contradiction("an unknown cluster value")),
-            Table::Lease | Table::Dead => {}
+            Table::Lease | Table::Dead | Table::Session | Table::Answer => {}
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use crate::mvcc::range::{Count, Reader};
 use crate::mvcc::record::Record;
 use crate::mvcc::{Shared, hash, txn};
 use crate::outcome::{Fatal, RangeAnswer, Rejection, TxnAnswer};
+use crate::sessions::RequestCounts;
 use crate::tables::{Members, Tables};
 
 pub use crate::mvcc::hash::KvHash;
@@ -59,12 +60,18 @@ pub(crate) struct ViewParts {
     pub(crate) hash: StateHash,
     pub(crate) live_keys: u64,
     pub(crate) live_bytes: u64,
+    pub(crate) requests: RequestCounts,
 }
 
 impl View {
     /// The last entry it shows.
     pub fn at(&self) -> LogId {
         self.parts.at
+    }
+
+    /// How much is remembered of requests with an id.
+    pub fn request_counts(&self) -> RequestCounts {
+        self.parts.requests
     }
 
     /// The store's revision.

@@ -11,12 +11,12 @@ use kvd_core::codec::{
 use kvd_core::command::{
     Actor, AlarmChange, AlarmKind, ClusterVersion, Command, Compact, Compare, CompareOperator,
     CompareTarget, DeleteRange, LeaseExpire, LeaseGrant, LeaseRemaining, LeaseRenew, LeaseRevoke,
-    Membership, Proposal, Publish, Put, RangeQuery, Remaining, RequestId, RevisionFilter,
-    SortOrder, SortTarget, Txn, TxnOp,
+    Membership, Proposal, Publish, Put, RangeQuery, Remaining, RevisionFilter, SortOrder,
+    SortTarget, Txn, TxnOp,
 };
-use kvd_core::ids::{Incarnation, Index, LeaseId, MemberId, Revision};
+use kvd_core::ids::{Incarnation, Index, LeaseId, MemberId, RequestId, Revision};
 use kvd_core::limits::TXN_DEPTH_MAX;
-use kvd_core::outcome::{Rejection, Response};
+use kvd_core::outcome::{Applied, Rejection, Response};
 use kvd_core::range::KeyRange;
 use kvd_core::state::{Options, State};
 use proptest::prelude::*;
@@ -107,6 +107,18 @@ fn membership() -> (Option<kvd_core::ids::LogId>, Membership) {
     (Some(common::log_id(1)), membership)
 }
 
+fn applied(outcome: Result<Response, Rejection>) -> Applied {
+    Applied {
+        log_id: common::log_id(2),
+        revision: Revision(1),
+        repeated: false,
+        outcome,
+        events: Vec::new(),
+        leases: Vec::new(),
+        members_changed: false,
+    }
+}
+
 /// One line a format; `UPDATE_GOLDENFILES=1` writes the file anew.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a test may write its golden file")]
@@ -118,18 +130,22 @@ fn formats_are_locked() {
         lines.push(format!("{name} {}", hex(&encode_proposal(&Proposal::internal(command)))));
     }
     let proposal = Proposal {
-        request_id: Some(RequestId { client: 300, sequence: 1 }),
+        request_id: Some(RequestId { client: 300, opened: Index(301), sequence: 2, settled: 1 }),
         actor: Some(Actor { user: "root".into(), auth_revision: 2 }),
         command: Command::Compact(Compact { revision: 2 }),
     };
     lines.push(format!("slots {}", hex(&encode_proposal(&proposal))));
     lines.push(format!("membership {}", hex(&encode_membership(&membership()))));
     lines.push(format!("meta {}", hex(&encode_meta(&meta()))));
-    let refused = encode_outcome(common::log_id(2), Revision(1), &Err(Rejection::NoSpace));
-    lines.push(format!("refused {}", hex(&refused)));
-    let renewed = Ok(Response::LeaseRenew(vec![60, 0]));
-    let renewed = encode_outcome(common::log_id(2), Revision(1), &renewed);
-    lines.push(format!("renewed {}", hex(&renewed)));
+    for (name, outcome) in [
+        ("refused", Err(Rejection::NoSpace)),
+        ("not-kept", Err(Rejection::AnswerNotKept { revision: Revision(300) })),
+        ("renewed", Ok(Response::LeaseRenew(vec![60, 0]))),
+    ] {
+        let repeated = name == "not-kept";
+        let bytes = encode_outcome(&Applied { repeated, ..applied(outcome) });
+        lines.push(format!("{name} {}", hex(&bytes)));
+    }
     let text = lines.join("\n") + "\n";
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/formats");
     if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
@@ -143,6 +159,14 @@ fn all_commands_and_meta_come_back() {
     for command in commands() {
         let proposal = Proposal::internal(command);
         assert_eq!(decode_proposal(encode_proposal(&proposal)), Ok(proposal));
+    }
+    for outcome in [
+        Rejection::RequestOutsideWindow,
+        Rejection::SessionUnknown,
+        Rejection::AnswerNotKept { revision: Revision(7) },
+    ] {
+        let applied = Applied { repeated: true, ..applied(Err(outcome)) };
+        assert_eq!(decode_outcome(encode_outcome(&applied)), Ok(applied));
     }
     assert_eq!(decode_meta(encode_meta(&meta())), Ok(meta()));
     assert_eq!(decode_membership(encode_membership(&membership())), Ok(membership()));
@@ -176,8 +200,13 @@ fn what_is_too_long_too_short_or_too_deep_is_refused() {
 
 proptest! {
     #[test]
-    fn proposals_come_back(command in common::command(), client in any::<Option<u64>>()) {
-        let request_id = client.map(|client| RequestId { client, sequence: client / 3 });
+    fn proposals_come_back(
+        command in common::command(),
+        id in any::<Option<(u64, u64, u64, u64)>>(),
+    ) {
+        let request_id = id.map(|(client, opened, sequence, settled)| {
+            RequestId { client, opened: Index(opened), sequence, settled }
+        });
         let proposal = Proposal { request_id, actor: None, command };
         prop_assert_eq!(decode_proposal(encode_proposal(&proposal)), Ok(proposal));
     }
@@ -188,9 +217,15 @@ proptest! {
         let mut state = State::open(store, Options::DEFAULT).expect("opens");
         for entry in common::entries(commands) {
             let applied = state.apply(&entry, true).expect("applies");
-            let bytes = encode_outcome(applied.log_id, applied.revision, &applied.outcome);
+            let bytes = encode_outcome(&applied);
             let back = decode_outcome(bytes.clone()).expect("decodes");
-            prop_assert_eq!(back, (applied.log_id, applied.revision, applied.outcome));
+            let told = Applied {
+                events: Vec::new(),
+                leases: Vec::new(),
+                members_changed: false,
+                ..applied
+            };
+            prop_assert_eq!(back, told);
             for length in 0..bytes.len().min(64) {
                 prop_assert!(decode_outcome(bytes.slice(..length)).is_err());
             }
@@ -203,7 +238,7 @@ proptest! {
         versioned.extend_from_slice(&bytes);
         for bytes in [Bytes::from(bytes), Bytes::from(versioned)] {
             let _: Result<Proposal, _> = decode_proposal(bytes.clone());
-            let _: Result<(_, _, Result<Response, _>), _> = decode_outcome(bytes.clone());
+            let _: Result<Applied, _> = decode_outcome(bytes.clone());
             let _: Result<Meta, _> = decode_meta(bytes.clone());
             let _: Result<(_, Membership), _> = decode_membership(bytes);
         }

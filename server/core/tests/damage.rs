@@ -8,8 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvd_core::checkpoint::mem::MemStore;
 use kvd_core::checkpoint::{Checkpoint, CheckpointStore, Table};
-use kvd_core::command::{Command, Compact, DeleteRange, LeaseGrant, Put};
-use kvd_core::ids::LeaseId;
+use kvd_core::codec::encode_proposal;
+use kvd_core::command::{Command, Compact, DeleteRange, Entry, LeaseGrant, Proposal, Put};
+use kvd_core::ids::{Index, LeaseId, RequestId};
 use kvd_core::range::KeyRange;
 use kvd_core::state::{CompactProgress, Options, State};
 
@@ -40,6 +41,14 @@ fn checkpoint() -> Checkpoint {
     for entry in common::entries(commands) {
         assert!(state.apply(&entry, true).expect("applies").outcome.is_ok());
     }
+    for sequence in 1..3 {
+        let request_id = Some(RequestId { client: 7, opened: Index(1), sequence, settled: 0 });
+        let proposal = Proposal { request_id, actor: None, command: put("k03", 0) };
+        let log_id = common::log_id(state.applied().index.0 + 1);
+        let proposal = Some(encode_proposal(&proposal));
+        let applied = state.apply(&Entry { log_id, proposal, membership: None }, true);
+        assert!(applied.expect("applies").outcome.is_ok());
+    }
     state.publish();
     while state.compact_step(7).expect("compacts") == CompactProgress::More {}
     state.checkpoint()
@@ -56,7 +65,9 @@ fn an_undamaged_one_opens() {
     let good = checkpoint();
     assert!(opens(&good));
     assert!(good.blocks.len() >= 2, "there is more than one block");
-    assert!(good.rows.iter().any(|(table, ..)| *table == Table::Dead), "some records are dead");
+    for kind in [Table::Dead, Table::Lease, Table::Session, Table::Answer] {
+        assert!(good.rows.iter().any(|(table, ..)| *table == kind), "no row of {kind:?}");
+    }
 }
 
 #[test]

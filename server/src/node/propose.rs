@@ -193,11 +193,7 @@ impl Proposer {
             return Ok(refusal(Reason::NoSpace));
         }
         let reply = match self.serve_here(request.proposal).await {
-            Ok(applied) => Reply::Outcome(codec::encode_outcome(
-                applied.log_id,
-                applied.revision,
-                &applied.outcome,
-            )),
+            Ok(applied) => Reply::Outcome(codec::encode_outcome(&applied)),
             Err(Served::NotAppended(reason)) => return Ok(refusal(reason)),
             Err(Served::Unknown) => Reply::Unknown(true),
         };
@@ -251,14 +247,7 @@ fn refusal(reason: Reason) -> ProposeReply {
 fn from_reply(reply: ProposeReply) -> Attempt {
     match reply.result {
         Some(Reply::Outcome(outcome)) => match codec::decode_outcome(outcome) {
-            Ok((log_id, revision, outcome)) => Attempt::Applied(Applied {
-                log_id,
-                revision,
-                outcome,
-                events: Vec::new(),
-                leases: Vec::new(),
-                members_changed: false,
-            }),
+            Ok(applied) => Attempt::Applied(applied),
             // It was applied, but what it answered cannot be read.
             Err(_malformed) => Attempt::Unknown,
         },

@@ -3,6 +3,8 @@
 //! Clients compare texts (behaviour.md 9), so each stands here once and byte for byte. Knows nothing of the
 //! requests.
 
+use std::borrow::Cow;
+
 use kvd_core::outcome::Rejection;
 use tonic::{Code, Status};
 
@@ -11,8 +13,16 @@ use crate::node::{RequestError, Unavailable};
 /// A request's end as gRPC status.
 pub(crate) fn status(error: RequestError) -> Status {
     let (code, text) = match error {
+        RequestError::Rejected(Rejection::AnswerNotKept { revision }) => {
+            let text =
+                format!("kvd: request was applied at revision {revision}, its answer was not kept");
+            return Status::failed_precondition(text);
+        }
         RequestError::Rejected(rejection) => self::rejection(&rejection),
-        RequestError::Unavailable(unavailable) => self::unavailable(unavailable),
+        RequestError::Unavailable(unavailable) => {
+            let (code, text) = self::unavailable(unavailable);
+            (code, Cow::Borrowed(text))
+        }
     };
     Status::new(code, text)
 }
@@ -32,9 +42,9 @@ pub(crate) fn wrong_answer() -> Status {
     Status::internal("the log's answer belongs to another kind of request")
 }
 
-fn rejection(rejection: &Rejection) -> (Code, &'static str) {
+fn rejection(rejection: &Rejection) -> (Code, Cow<'static, str>) {
     use Code::{DataLoss, FailedPrecondition, InvalidArgument, NotFound, OutOfRange};
-    match rejection {
+    let (code, text) = match rejection {
         Rejection::EmptyKey => (InvalidArgument, "etcdserver: key is not provided"),
         Rejection::KeyNotFound => (InvalidArgument, "etcdserver: key not found"),
         Rejection::ValueProvided => (InvalidArgument, "etcdserver: value is provided"),
@@ -59,7 +69,20 @@ fn rejection(rejection: &Rejection) -> (Code, &'static str) {
         Rejection::Corrupt => (DataLoss, "etcdserver: corrupt cluster"),
         Rejection::RequestTooLarge => (InvalidArgument, "etcdserver: request is too large"),
         Rejection::MemberNotFound => (NotFound, "etcdserver: member not found"),
-    }
+        // Three of ours: etcd knows no request ids.
+        Rejection::RequestOutsideWindow => {
+            (FailedPrecondition, "kvd: request id is outside the window of its session")
+        }
+        Rejection::SessionUnknown => {
+            (FailedPrecondition, "kvd: session of the request id is not known")
+        }
+        Rejection::AnswerNotKept { revision } => {
+            let text = "kvd: request was applied at revision";
+            let text = format!("{text} {revision}, its answer was not kept");
+            return (FailedPrecondition, Cow::Owned(text));
+        }
+    };
+    (code, Cow::Borrowed(text))
 }
 
 /// Of the alarm, of the quota and of a full device alike.
@@ -97,10 +120,12 @@ fn unavailable(unavailable: Unavailable) -> (Code, &'static str) {
 
 #[cfg(test)]
 mod tests {
+    use kvd_core::ids::Revision;
+
     use super::*;
 
-    /// The rows of etcd's error table (behaviour.md 9, code on the wire) that these services can raise, and the
-    /// one of our own.
+    /// The rows of etcd's error table (behaviour.md 9, code on the wire) that these services can raise, and
+    /// those of our own.
     const TABLE: &str = "\
 InvalidArgument\tetcdserver: key is not provided
 InvalidArgument\tetcdserver: key not found
@@ -127,9 +152,12 @@ Unavailable\tetcdserver: request timed out, possibly due to connection lost
 Unavailable\tetcdserver: request timed out, waiting for the applied index took too long
 DataLoss\tetcdserver: corrupt cluster
 DeadlineExceeded\tcontext deadline exceeded
+FailedPrecondition\tkvd: request id is outside the window of its session
+FailedPrecondition\tkvd: session of the request id is not known
+FailedPrecondition\tkvd: request was applied at revision 7, its answer was not kept
 Unavailable\tkvd: the state of this member differs from the majority's and is being replaced; ask another member";
 
-    const REJECTIONS: [Rejection; 16] = [
+    const REJECTIONS: [Rejection; 19] = [
         Rejection::EmptyKey,
         Rejection::KeyNotFound,
         Rejection::ValueProvided,
@@ -146,6 +174,9 @@ Unavailable\tkvd: the state of this member differs from the majority's and is be
         Rejection::Corrupt,
         Rejection::RequestTooLarge,
         Rejection::MemberNotFound,
+        Rejection::RequestOutsideWindow,
+        Rejection::SessionUnknown,
+        Rejection::AnswerNotKept { revision: Revision(7) },
     ];
 
     const UNAVAILABLES: [Unavailable; 11] = [

@@ -8,17 +8,17 @@ use super::DecodeError;
 use super::proposal::{alarm_kind, alarm_number};
 use super::wire::{Reader, Writer};
 use crate::event::KeyValue;
-use crate::ids::{LeaseId, LogId, MemberId, Revision};
+use crate::ids::{LeaseId, MemberId};
 use crate::limits::TXN_DEPTH_MAX;
 use crate::outcome::{
-    DeleteAnswer, OpAnswer, PutAnswer, RangeAnswer, Rejection, Response, TxnAnswer,
+    Applied, DeleteAnswer, OpAnswer, PutAnswer, RangeAnswer, Rejection, Response, TxnAnswer,
 };
 
 /// Version of the answer format.
 const VERSION: u8 = 1;
 
-/// Every refusal at the place that is its number; append only.
-const REJECTIONS: [Rejection; 16] = [
+/// Every refusal that says nothing more, at the place that is its number; append only.
+const REJECTIONS: [Rejection; 18] = [
     Rejection::EmptyKey,
     Rejection::KeyNotFound,
     Rejection::ValueProvided,
@@ -35,40 +35,52 @@ const REJECTIONS: [Rejection; 16] = [
     Rejection::Corrupt,
     Rejection::RequestTooLarge,
     Rejection::MemberNotFound,
+    Rejection::RequestOutsideWindow,
+    Rejection::SessionUnknown,
 ];
 
-/// Encodes what an entry answered.
-pub fn encode_outcome(
-    log_id: LogId,
-    revision: Revision,
-    outcome: &Result<Response, Rejection>,
-) -> Bytes {
+/// Number of the refusal that carries a revision.
+const ANSWER_NOT_KEPT: u8 = 18;
+
+/// Encodes what an entry answered; what it changed stays behind.
+pub fn encode_outcome(applied: &Applied) -> Bytes {
     let mut out = Writer::versioned(VERSION);
-    out.log_id(log_id);
-    out.revision(revision);
-    match outcome {
+    out.log_id(applied.log_id);
+    out.revision(applied.revision);
+    out.flag(applied.repeated);
+    match &applied.outcome {
         Ok(response) => write_response(&mut out, response),
         Err(rejection) => {
             out.u8(0);
             out.u8(rejection_number(rejection));
+            if let Rejection::AnswerNotKept { revision } = rejection {
+                out.revision(*revision);
+            }
         }
     }
     out.finish()
 }
 
-/// Decodes what an entry answered: its id, the revision after it, the answer.
-pub fn decode_outcome(
-    input: Bytes,
-) -> Result<(LogId, Revision, Result<Response, Rejection>), DecodeError> {
+/// Decodes what an entry answered, as an entry that changed nothing.
+pub fn decode_outcome(input: Bytes) -> Result<Applied, DecodeError> {
     let mut input = Reader::versioned(input, VERSION)?;
     let log_id = input.log_id()?;
     let revision = input.revision()?;
+    let repeated = input.flag("repeated")?;
     let outcome = match input.u8()? {
         0 => Err(read_rejection(&mut input)?),
         tag => Ok(read_response(&mut input, tag)?),
     };
     input.finish()?;
-    Ok((log_id, revision, outcome))
+    Ok(Applied {
+        log_id,
+        revision,
+        repeated,
+        outcome,
+        events: Vec::new(),
+        leases: Vec::new(),
+        members_changed: false,
+    })
 }
 
 fn rejection_number(rejection: &Rejection) -> u8 {
@@ -89,11 +101,17 @@ fn rejection_number(rejection: &Rejection) -> u8 {
         Rejection::Corrupt => 13,
         Rejection::RequestTooLarge => 14,
         Rejection::MemberNotFound => 15,
+        Rejection::RequestOutsideWindow => 16,
+        Rejection::SessionUnknown => 17,
+        Rejection::AnswerNotKept { .. } => ANSWER_NOT_KEPT,
     }
 }
 
 fn read_rejection(input: &mut Reader) -> Result<Rejection, DecodeError> {
     let found = input.u8()?;
+    if found == ANSWER_NOT_KEPT {
+        return Ok(Rejection::AnswerNotKept { revision: input.revision()? });
+    }
     let rejection = REJECTIONS.get(usize::from(found));
     rejection.cloned().ok_or(DecodeError::Tag { what: "rejection", found })
 }

@@ -8,9 +8,9 @@ use super::wire::{Reader, Writer};
 use crate::command::{
     Actor, AlarmChange, AlarmKind, ClusterVersion, Command, Compact, Compare, CompareOperator,
     CompareTarget, DeleteRange, LeaseExpire, LeaseGrant, LeaseRemaining, LeaseRenew, LeaseRevoke,
-    Proposal, Publish, Put, Remaining, RequestId, Txn, TxnOp,
+    Proposal, Publish, Put, Remaining, Txn, TxnOp,
 };
-use crate::ids::{Incarnation, Index, LeaseId, MemberId};
+use crate::ids::{Incarnation, Index, LeaseId, MemberId, RequestId};
 use crate::limits::TXN_DEPTH_MAX;
 use crate::range::KeyRange;
 
@@ -21,8 +21,11 @@ const VERSION: u8 = 1;
 pub fn encode_proposal(proposal: &Proposal) -> Bytes {
     let mut out = Writer::versioned(VERSION);
     out.option(proposal.request_id.as_ref(), |out, id| {
-        out.u64(id.client);
+        // Random, so a varint would be longer.
+        out.fixed_u64(id.client);
+        out.u64(id.opened.0);
         out.u64(id.sequence);
+        out.u64(id.settled);
     });
     out.option(proposal.actor.as_ref(), |out, actor| {
         out.bytes(actor.user.as_bytes());
@@ -35,8 +38,14 @@ pub fn encode_proposal(proposal: &Proposal) -> Bytes {
 /// Decodes a proposal; its keys and values are slices of the input.
 pub fn decode_proposal(input: Bytes) -> Result<Proposal, DecodeError> {
     let mut input = Reader::versioned(input, VERSION)?;
-    let request_id =
-        input.option(|input| Ok(RequestId { client: input.u64()?, sequence: input.u64()? }))?;
+    let request_id = input.option(|input| {
+        Ok(RequestId {
+            client: input.fixed_u64()?,
+            opened: Index(input.u64()?),
+            sequence: input.u64()?,
+            settled: input.u64()?,
+        })
+    })?;
     let actor =
         input.option(|input| Ok(Actor { user: input.string()?, auth_revision: input.u64()? }))?;
     let command = read_command(&mut input)?;

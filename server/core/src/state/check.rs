@@ -6,6 +6,7 @@ use crate::mvcc::Keys;
 use crate::mvcc::history::Access;
 use crate::mvcc::index::KeyEntry;
 use crate::outcome::Fatal;
+use crate::tables::Rows;
 
 pub(super) fn check(state: &State) -> Result<(), Fatal> {
     let keys = state.shared.read();
@@ -30,6 +31,16 @@ pub(super) fn check(state: &State) -> Result<(), Fatal> {
         }
     }
     ensure(sums.attached == 0, "a key names a lease that does not name it")?;
+    drop(keys);
+    if let Some(broken) = state.sessions.broken(state.applied.index) {
+        return Err(Fatal::Invariant(broken.into()));
+    }
+    let mut rows = Rows::default();
+    for (table, id, row) in state.all_rows() {
+        rows.recover(table, &id, &row);
+    }
+    ensure(rows.hash() == state.rows.hash(), "the hash over all rows is not the sum of theirs")?;
+    ensure(rows.count() == state.rows.count(), "the number of rows is wrong")?;
     ensure(Some(state.revision) >= state.compacted, "the compaction mark lies in the future")
 }
 

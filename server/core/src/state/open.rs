@@ -19,6 +19,7 @@ use crate::mvcc::index::{Latest, Version};
 use crate::mvcc::record::Record;
 use crate::mvcc::{Keys, Shared};
 use crate::outcome::Fatal;
+use crate::sessions::Sessions;
 use crate::tables::{Rows, Tables};
 use crate::view::{Mark, StateHash, View, ViewParts};
 
@@ -35,6 +36,7 @@ pub(super) fn open(store: Arc<dyn CheckpointStore>, options: Options) -> Result<
         meta: &meta,
         shared: &shared,
         tables: Tables::default(),
+        sessions: Sessions::default(),
         rows: Rows::default(),
         dead: BTreeMap::new(),
         dead_rows: 0,
@@ -46,8 +48,8 @@ pub(super) fn open(store: Arc<dyn CheckpointStore>, options: Options) -> Result<
         recovery.compact()?;
         recovery.attach_leases()?;
     }
-    let Recovery { tables, rows, .. } = recovery;
-    let state = assemble(&meta, shared, tables, rows);
+    let Recovery { tables, sessions, rows, .. } = recovery;
+    let state = assemble(&meta, shared, tables, sessions, rows);
     if state.hash().live != meta.live_hash && !active(Mutant::RowsBeforeMeta) {
         return Err(Fatal::Store("the live hash differs from the checkpoint's".into()));
     }
@@ -68,7 +70,13 @@ fn empty() -> Meta {
     }
 }
 
-fn assemble(meta: &Meta, shared: Arc<Shared>, tables: Tables, rows: Rows) -> State {
+fn assemble(
+    meta: &Meta,
+    shared: Arc<Shared>,
+    tables: Tables,
+    sessions: Sessions,
+    rows: Rows,
+) -> State {
     let membership = Arc::new(meta.membership.clone());
     let parts = ViewParts {
         shared: Arc::clone(&shared),
@@ -80,6 +88,7 @@ fn assemble(meta: &Meta, shared: Arc<Shared>, tables: Tables, rows: Rows) -> Sta
         hash: StateHash::default(),
         live_keys: 0,
         live_bytes: 0,
+        requests: sessions.counts(),
     };
     let mut state = State {
         shared,
@@ -89,6 +98,7 @@ fn assemble(meta: &Meta, shared: Arc<Shared>, tables: Tables, rows: Rows) -> Sta
         compacted: meta.compacted,
         history_hash: meta.history_hash,
         tables,
+        sessions,
         rows,
         sequence: meta.sequence,
         sweep: None,
@@ -103,6 +113,7 @@ struct Recovery<'a> {
     meta: &'a Meta,
     shared: &'a Shared,
     tables: Tables,
+    sessions: Sessions,
     rows: Rows,
     /// Dead records by block, from the rows of [`Table::Dead`].
     dead: BTreeMap<(ChangeId, u64), u16>,
@@ -124,7 +135,10 @@ impl Recovery<'_> {
             let expected = self.meta.rows;
             return Err(Fatal::Store(format!("{found} rows instead of {expected}")));
         }
-        Ok(())
+        match self.sessions.broken(self.meta.applied.index) {
+            Some(broken) => Err(Fatal::Store(broken.into())),
+            None => Ok(()),
+        }
     }
 
     fn row(&mut self, table: Table, id: &Bytes, row: Bytes) -> Result<(), DecodeError> {
@@ -135,6 +149,9 @@ impl Recovery<'_> {
             return Ok(());
         }
         self.rows.recover(table, id, &row);
+        if Sessions::owns(table, id) {
+            return self.sessions.recover(table, id, row);
+        }
         if table == Table::Lease {
             let id = id.as_ref().try_into().map_err(|_| DecodeError::Short)?;
             let terms = decode_lease(row)?;
