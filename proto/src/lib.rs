@@ -1,4 +1,4 @@
-//! The wire: etcd's client services, the standard health service and kvd's own peer service, as
+//! The wire: etcd's client services, the standard health service and kvd's own services, as
 //! Rust types, clients and server traits.
 //!
 //! Promises that every name, number and type of etcd's client services is etcd's; `tests/wire.rs`
@@ -48,6 +48,7 @@ wire! {
 
 pub use grpc::health::v1 as health;
 pub use kvd::peer::v1 as peer;
+pub use kvd::v1 as session;
 
 // Generated code names the types of other packages by `super`, once for every part of the package
 // name; hence the nesting.
@@ -61,6 +62,10 @@ mod grpc {
 }
 
 mod kvd {
+    wire! {
+        /// How clients name their requests, so that one repeated is applied once (`kvd/session.proto`).
+        v1 = "kvd.v1"
+    }
     pub(crate) mod peer {
         wire! {
             /// What members say to each other (`kvd/peer.proto`).
