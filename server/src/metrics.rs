@@ -87,6 +87,10 @@ pub(crate) struct Figures {
     pub(crate) db_bytes: Gauge,
     /// Bytes of live and uncompacted records.
     pub(crate) db_in_use_bytes: Gauge,
+    /// Sessions of clients that give their requests ids.
+    pub(crate) request_sessions: Gauge,
+    /// Answers remembered for repetitions of their requests.
+    pub(crate) request_answers: Gauge,
     /// Seconds that compaction has waited for a reader.
     pub(crate) compaction_blocked_seconds: Gauge,
     /// Resident memory of the process in bytes.
@@ -282,6 +286,16 @@ impl Metrics {
                 "kvd_compaction_blocked_seconds",
                 "Seconds for which compaction has waited for a reader of what it would remove",
                 &self.figures.compaction_blocked_seconds,
+            ),
+            (
+                "kvd_request_sessions",
+                "Sessions of clients that give their requests ids",
+                &self.figures.request_sessions,
+            ),
+            (
+                "kvd_request_answers",
+                "Answers remembered for repetitions of their requests",
+                &self.figures.request_answers,
             ),
             ("etcd_debugging_mvcc_watcher_total", "Watches", &self.figures.watchers),
             (

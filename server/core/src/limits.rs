@@ -23,7 +23,7 @@ pub const TXN_DEPTH_MAX: usize = 128;
 
 /// Requests of one session that may be open at once: numbers beyond what the client settled by more are
 /// refused. Part of the replicated state, as the three limits below: all members must have the same.
-pub const REQUEST_WINDOW: u64 = 128;
+pub const REQUEST_WINDOW: u32 = 128;
 
 /// Sessions remembered at most, about 250 bytes of memory each; the one used longest ago is forgotten first.
 pub const REQUEST_SESSIONS_MAX: usize = 4096;
@@ -35,6 +35,6 @@ pub const REQUEST_ANSWERS_MAX: usize = 65_536;
 /// Bytes of one remembered answer; of a larger one only the revision is kept.
 pub const REQUEST_ANSWER_BYTES_MAX: usize = 1024;
 
-const _: () = assert!(REQUEST_WINDOW <= REQUEST_ANSWERS_MAX as u64, "one session must fit");
+const _: () = assert!(REQUEST_WINDOW as usize <= REQUEST_ANSWERS_MAX, "one session must fit");
 const _: () =
     assert!(BLOCK_BYTES_MAX * 19 < 512 * 1024 / 4 - 20, "19 items of a sled leaf must not spill");

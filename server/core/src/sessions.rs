@@ -54,7 +54,7 @@ pub(crate) struct Limits {
 impl Limits {
     /// What all members have.
     const REPLICATED: Self = Self {
-        window: REQUEST_WINDOW,
+        window: REQUEST_WINDOW as u64,
         sessions_max: REQUEST_SESSIONS_MAX,
         answers_max: REQUEST_ANSWERS_MAX,
         answer_bytes_max: REQUEST_ANSWER_BYTES_MAX,

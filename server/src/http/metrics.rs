@@ -54,6 +54,8 @@ fn set_node(figures: &Figures, status: &Status) {
     figures.watchers.set(signed(status.watches.watchers as u64));
     figures.slow_watchers.set(signed(status.watches.lagging as u64));
     figures.compaction_blocked_seconds.set(signed(status.compaction_waited.as_secs()));
+    figures.request_sessions.set(signed(status.requests.sessions as u64));
+    figures.request_answers.set(signed(status.requests.answers as u64));
     figures.db_in_use_bytes.set(signed(status.db_size_in_use));
 }
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kvd_core::command::{AlarmChange, AlarmKind, Command};
-use kvd_core::ids::{LeaseId, MemberId, Revision};
+use kvd_core::ids::{LeaseId, MemberId, RequestId, Revision};
 use kvd_core::mutants::{Mutant, active};
 use kvd_core::outcome::{Applied, Rejection};
 use kvd_core::view::{Access, ReadError, View};
@@ -107,7 +107,12 @@ impl Node {
     /// Admits a request that would grow the store by this much (behaviour.md 6.4, check 1); zero always passes.
     ///
     /// Compared with the bytes in use: what compaction freed counts as free (hazard D13).
-    pub async fn admit(&self, cost_bytes: u64) -> Result<(), RequestError> {
+    /// The id is that of the request, if its client gave one.
+    pub async fn admit(
+        &self,
+        request_id: Option<RequestId>,
+        cost_bytes: u64,
+    ) -> Result<(), RequestError> {
         if cost_bytes == 0 {
             return Ok(());
         }
@@ -127,6 +132,10 @@ impl Node {
         let raise =
             AlarmChange { raise: true, member: self.own.member_id, kind: AlarmKind::NoSpace };
         self.propose(Command::Alarm(raise)).await?;
+        if request_id.is_some() {
+            // It may have been applied before: the log decides, where the alarm stands now.
+            return Ok(());
+        }
         Err(Rejection::NoSpace.into())
     }
 
@@ -142,8 +151,18 @@ impl Node {
 
     /// Proposes a command; answers after it is visible on this member.
     pub async fn propose(&self, command: Command) -> Result<Applied, RequestError> {
+        self.request(None, command).await
+    }
+
+    /// Proposes what a client asks for under this id, if it gave one: a request that was applied before is not
+    /// applied again, but answered as it was then.
+    pub async fn request(
+        &self,
+        request_id: Option<RequestId>,
+        command: Command,
+    ) -> Result<Applied, RequestError> {
         self.check_fence()?;
-        let applied = self.proposer.propose(command).await?;
+        let applied = self.proposer.propose(request_id, command).await?;
         // What a state answers that turned out to be wrong is not told; that it was applied is all that is known.
         self.check_fence().map_err(|_fenced| Unavailable::Timeout)?;
         Ok(applied)
@@ -318,6 +337,7 @@ impl Node {
             snapshot_sent_bytes: self.snapshots.sent_bytes(),
             compaction_waited: self.applier.compaction_waited(),
             watches: self.watches.counts(),
+            requests: view.request_counts(),
             state_differs: self.state_differs(&view),
         }
     }

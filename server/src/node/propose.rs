@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kvd_core::codec;
 use kvd_core::command::{Command, Proposal};
+use kvd_core::ids::RequestId;
 use kvd_core::mutants::{Mutant, active};
 use kvd_core::outcome::{Applied, Rejection};
 use kvd_proto::peer::not_appended::Reason;
@@ -74,9 +75,15 @@ impl Proposer {
         Semaphore::new(PROPOSAL_BYTES_IN_FLIGHT_MAX)
     }
 
-    /// Proposes a command and waits for its answer to be visible here.
-    pub(crate) async fn propose(&self, command: Command) -> Result<Applied, RequestError> {
-        let proposal = codec::encode_proposal(&Proposal::internal(command));
+    /// Proposes a command and waits for its answer to be visible here; with an id it is applied once, however
+    /// often it is proposed.
+    pub(crate) async fn propose(
+        &self,
+        request_id: Option<RequestId>,
+        command: Command,
+    ) -> Result<Applied, RequestError> {
+        let proposal = Proposal { request_id, ..Proposal::internal(command) };
+        let proposal = codec::encode_proposal(&proposal);
         if proposal.len() > self.request_bytes_max {
             return Err(Rejection::RequestTooLarge.into());
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kvd_core::ids::{ClusterId, Index, MemberId, Revision, Term};
 use kvd_core::outcome::Rejection;
+use kvd_core::sessions::RequestCounts;
 use thiserror::Error;
 
 use super::watch::Counts as WatchCounts;
@@ -115,6 +116,8 @@ pub struct Status {
     pub compaction_waited: Duration,
     /// Who watches.
     pub watches: WatchCounts,
+    /// What is remembered of requests with an id.
+    pub requests: RequestCounts,
     /// Every member, and whether its state is known to differ from the majority's.
     pub state_differs: BTreeMap<MemberId, bool>,
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use kvd_core::command::Command;
+use kvd_core::ids::RequestId;
 use kvd_core::outcome::{Applied, Rejection, Response as Answer};
 use kvd_proto::etcdserverpb as pb;
 use kvd_proto::etcdserverpb::kv_server::Kv;
@@ -10,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{header, kv as convert};
 use super::range_stream::{self, RangeStream};
-use super::status;
+use super::{request_id, status};
 use crate::node::{Consistency, Node, RequestError};
 
 /// Serves KV.
@@ -29,32 +30,37 @@ impl KvService {
         &self,
         consistency: Consistency,
         txn: kvd_core::command::Txn,
-    ) -> Result<pb::TxnResponse, Status> {
+    ) -> Result<Response<pb::TxnResponse>, Status> {
         let read = self.node.read(consistency, move |view, access| view.txn(&txn, access));
         let answer = read.await.map_err(status::status)?;
         let header = header(self.node.header(), answer.revision);
-        Ok(pb::TxnResponse { header, ..convert::txn_response(answer) })
+        Ok(Response::new(pb::TxnResponse { header, ..convert::txn_response(answer) }))
     }
 
     /// A transaction through the log.
-    async fn write_txn(&self, txn: kvd_core::command::Txn) -> Result<pb::TxnResponse, Status> {
-        let applied = self.propose(Command::Txn(txn)).await?;
+    async fn write_txn(
+        &self,
+        id: Option<RequestId>,
+        txn: kvd_core::command::Txn,
+    ) -> Result<Response<pb::TxnResponse>, Status> {
+        let applied = self.propose(id, Command::Txn(txn)).await?;
         let header = self.written(&applied);
         match applied.outcome {
             Ok(Answer::Txn(answer)) => {
-                Ok(pb::TxnResponse { header, ..convert::txn_response(answer) })
+                let response = pb::TxnResponse { header, ..convert::txn_response(answer) };
+                Ok(request_id::answer(response, applied.repeated))
             }
             _ => Err(status::wrong_answer()),
         }
     }
 
-    async fn propose(&self, command: Command) -> Result<Applied, Status> {
-        self.node.propose(command).await.map_err(status::status)
+    async fn propose(&self, id: Option<RequestId>, command: Command) -> Result<Applied, Status> {
+        self.node.request(id, command).await.map_err(status::status)
     }
 
     /// Quota before anything else, validation included (behaviour.md 6.4).
-    async fn admit(&self, cost_bytes: u64) -> Result<(), Status> {
-        self.node.admit(cost_bytes).await.map_err(status::status)
+    async fn admit(&self, id: Option<RequestId>, cost_bytes: u64) -> Result<(), Status> {
+        self.node.admit(id, cost_bytes).await.map_err(status::status)
     }
 
     /// The header of a write's answer (rules H3, H6, H12).
@@ -94,14 +100,16 @@ impl Kv for KvService {
         &self,
         request: Request<pb::PutRequest>,
     ) -> Result<Response<pb::PutResponse>, Status> {
+        let id = request_id::of(request.metadata())?;
         let request = request.into_inner();
-        self.admit(convert::put_cost(&request)).await?;
+        self.admit(id, convert::put_cost(&request)).await?;
         let put = convert::put(request).map_err(status::rejected)?;
-        let applied = self.propose(Command::Put(put)).await?;
+        let applied = self.propose(id, Command::Put(put)).await?;
         let header = self.written(&applied);
         match applied.outcome {
             Ok(Answer::Put(answer)) => {
-                Ok(Response::new(pb::PutResponse { header, ..convert::put_response(answer) }))
+                let response = pb::PutResponse { header, ..convert::put_response(answer) };
+                Ok(request_id::answer(response, applied.repeated))
             }
             _ => Err(status::wrong_answer()),
         }
@@ -111,13 +119,15 @@ impl Kv for KvService {
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
+        let id = request_id::of(request.metadata())?;
         let delete = convert::delete_range(request.into_inner()).map_err(status::rejected)?;
-        let applied = self.propose(Command::DeleteRange(delete)).await?;
+        let applied = self.propose(id, Command::DeleteRange(delete)).await?;
         let header = self.written(&applied);
         match applied.outcome {
             Ok(Answer::DeleteRange(answer)) => {
                 let response = convert::delete_response(answer);
-                Ok(Response::new(pb::DeleteRangeResponse { header, ..response }))
+                let response = pb::DeleteRangeResponse { header, ..response };
+                Ok(request_id::answer(response, applied.repeated))
             }
             _ => Err(status::wrong_answer()),
         }
@@ -127,26 +137,28 @@ impl Kv for KvService {
         &self,
         request: Request<pb::TxnRequest>,
     ) -> Result<Response<pb::TxnResponse>, Status> {
-        let request = request.into_inner();
-        self.admit(convert::txn_cost(&request)).await?;
+        let (metadata, _, request) = request.into_parts();
+        let read_only = convert::is_read_only(&request);
+        let id = if read_only { None } else { request_id::of(&metadata)? };
+        self.admit(id, convert::txn_cost(&request)).await?;
         let consistency = consistency(convert::is_serializable(&request));
         let txn = convert::txn(request, self.node.limits().txn_ops_max);
         let txn = txn.map_err(status::rejected)?;
-        let response = if convert::is_read_only(&txn) {
-            self.read_txn(consistency, txn).await?
+        if read_only {
+            self.read_txn(consistency, txn).await
         } else {
-            self.write_txn(txn).await?
-        };
-        Ok(Response::new(response))
+            self.write_txn(id, txn).await
+        }
     }
 
     async fn compact(
         &self,
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
+        let id = request_id::of(request.metadata())?;
         let request = request.into_inner();
         let physical = request.physical;
-        let proposed = self.node.propose(Command::Compact(convert::compact(request))).await;
+        let proposed = self.node.request(id, Command::Compact(convert::compact(request))).await;
         let compacted =
             matches!(&proposed, Ok(_) | Err(RequestError::Rejected(Rejection::Compacted)));
         // Waits for what is under way even where there was nothing left to do (rule KV-C3).
@@ -154,7 +166,8 @@ impl Kv for KvService {
             self.node.wait_physical(revision).await.map_err(status::status)?;
         }
         let applied = proposed.map_err(status::status)?;
-        Ok(Response::new(pb::CompactionResponse { header: self.written(&applied) }))
+        let response = pb::CompactionResponse { header: self.written(&applied) };
+        Ok(request_id::answer(response, applied.repeated))
     }
 }
 

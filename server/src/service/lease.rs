@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::header;
-use super::{leader_loss, status};
+use super::{leader_loss, request_id, status};
 use crate::node::{Node, Unavailable};
 use crate::shutdown::Shutdown;
 
@@ -50,24 +50,22 @@ impl Lease for LeaseService {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        let request_id = request_id::of(request.metadata())?;
         let request = request.into_inner();
-        self.node.admit(GRANT_COST_BYTES).await.map_err(status::status)?;
+        let admitted = self.node.admit(request_id, GRANT_COST_BYTES).await;
+        admitted.map_err(status::status)?;
         let limits = self.node.limits();
         let least_seconds = ttl_seconds_min(limits.election_ms, limits.heartbeat_ms);
         let grant =
             LeaseGrant { id: self.id(request.id), ttl_seconds: request.ttl.max(least_seconds) };
-        let granted = self.node.propose(Command::LeaseGrant(grant)).await;
+        let granted = self.node.request(request_id, Command::LeaseGrant(grant)).await;
         let applied = granted.map_err(status::status)?;
         let header = header(self.node.header(), applied.revision);
         match applied.outcome {
             Ok(Answer::LeaseGrant { id, ttl_seconds }) => {
                 let error = String::new();
-                Ok(Response::new(pb::LeaseGrantResponse {
-                    header,
-                    id: id.0,
-                    ttl: ttl_seconds,
-                    error,
-                }))
+                let granted = pb::LeaseGrantResponse { header, id: id.0, ttl: ttl_seconds, error };
+                Ok(request_id::answer(granted, applied.repeated))
             }
             _ => Err(status::wrong_answer()),
         }
@@ -77,11 +75,12 @@ impl Lease for LeaseService {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
+        let request_id = request_id::of(request.metadata())?;
         let revoke = LeaseRevoke { id: LeaseId(request.into_inner().id) };
-        let revoked = self.node.propose(Command::LeaseRevoke(revoke)).await;
+        let revoked = self.node.request(request_id, Command::LeaseRevoke(revoke)).await;
         let applied = revoked.map_err(status::status)?;
         let header = header(self.node.header(), applied.revision);
-        Ok(Response::new(pb::LeaseRevokeResponse { header }))
+        Ok(request_id::answer(pb::LeaseRevokeResponse { header }, applied.repeated))
     }
 
     type LeaseKeepAliveStream =

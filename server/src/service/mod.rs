@@ -1,4 +1,4 @@
-//! The gRPC services that clients of etcd call. Each converts, calls the node and converts back; none
+//! The gRPC services of the client port: etcd's, and one of ours. Each converts, calls the node and converts back; none
 //! decides.
 
 pub(crate) mod convert;
@@ -17,6 +17,8 @@ mod observe;
 pub(crate) mod peer;
 mod range_stream;
 mod recipe;
+mod request_id;
+mod sessions;
 pub(crate) mod status;
 mod watch;
 pub(crate) mod watch_codec;
@@ -31,6 +33,7 @@ use kvd_proto::etcdserverpb::lease_server::LeaseServer;
 use kvd_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use kvd_proto::health::health_server::HealthServer;
 use kvd_proto::peer::peer_server::PeerServer;
+use kvd_proto::session::sessions_server::SessionsServer;
 use kvd_proto::v3electionpb::election_server::ElectionServer;
 use kvd_proto::v3lockpb::lock_server::LockServer;
 use tonic::service::Routes;
@@ -45,6 +48,7 @@ use self::lock::LockService;
 use self::maintenance::MaintenanceService;
 use self::peer::PeerService;
 use self::recipe::Recipes;
+use self::sessions::SessionsService;
 use self::watch::WatchService;
 use self::watch_codec::WatchServer;
 use crate::limits::{GRPC_OVERHEAD_BYTES, PEER_MESSAGE_BYTES_MAX};
@@ -71,6 +75,7 @@ pub fn router(node: Arc<Node>, metrics: Arc<Metrics>, shutdown: Shutdown, seed: 
     let recipes = Recipes::new(Arc::clone(&node), seed ^ RECIPES, shutdown.clone());
     let lock = LockServer::new(LockService::new(recipes.clone()));
     let election = ElectionServer::new(ElectionService::new(recipes));
+    let sessions = SessionsServer::new(SessionsService::new(Arc::clone(&node)));
     let health = HealthServer::new(HealthService::new(Arc::clone(&node), shutdown));
     Routes::default()
         .add_service(kv.max_decoding_message_size(received_max))
@@ -80,6 +85,7 @@ pub fn router(node: Arc<Node>, metrics: Arc<Metrics>, shutdown: Shutdown, seed: 
         .add_service(maintenance.max_decoding_message_size(received_max))
         .add_service(lock.max_decoding_message_size(received_max))
         .add_service(election.max_decoding_message_size(received_max))
+        .add_service(sessions.max_decoding_message_size(received_max))
         .add_service(health.max_decoding_message_size(received_max))
         .into_axum_router()
         .layer(from_fn_with_state(Layer { node, metrics }, layers::grpc))

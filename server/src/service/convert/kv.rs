@@ -85,8 +85,9 @@ pub(crate) fn compact(request: pb::CompactionRequest) -> Compact {
 }
 
 /// Whether a transaction needs no log: no branch of this level writes or nests (rule KV-T12).
-pub(crate) fn is_read_only(txn: &Txn) -> bool {
-    txn.success.iter().chain(&txn.failure).all(|op| matches!(op, TxnOp::Range(_)))
+pub(crate) fn is_read_only(request: &pb::TxnRequest) -> bool {
+    let mut ops = request.success.iter().chain(&request.failure);
+    ops.all(|op| matches!(&op.request, Some(OpRequest::RequestRange(_))))
 }
 
 /// Whether a read-only transaction may be answered from local state: it reads, and every read allows it.

@@ -140,6 +140,7 @@ mod tests {
             snapshot_sent_bytes: 0,
             compaction_waited: std::time::Duration::ZERO,
             watches: crate::node::watch::Counts::default(),
+            requests: kvd_core::sessions::RequestCounts::default(),
             state_differs: std::collections::BTreeMap::new(),
         }
     }

@@ -138,10 +138,10 @@ fn reads_are_told_from_writes() {
     let mixed = of(vec![range_op("a", true), range_op("b", false)]);
     assert!(is_serializable(&local) && !is_serializable(&mixed));
     assert!(!is_serializable(&of(vec![])), "compares only: barrier");
-    assert!(is_read_only(&txn(mixed, 128).unwrap()));
-    assert!(!is_read_only(&txn(of(vec![put_op("a")]), 128).unwrap()));
+    assert!(is_read_only(&mixed));
+    assert!(!is_read_only(&of(vec![put_op("a")])));
     let nested = of(vec![txn_op_of(pb::TxnRequest::default())]);
-    assert!(!is_read_only(&txn(nested, 128).unwrap()));
+    assert!(!is_read_only(&nested));
 }
 
 /// Behaviour.md 6.4.
