@@ -14,6 +14,7 @@ mod locks;
 mod mass_expiry;
 mod memory;
 mod powercut;
+mod requests;
 mod start;
 mod two_dead;
 mod watches;
