@@ -3,6 +3,7 @@
 //! They are shared with Views as `Arc` and copied when written, which is rare. Every row counts in the live
 //! hash (hazard C2), those of leases too.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -50,9 +51,17 @@ pub(crate) struct Tables {
 /// Rows that changed since the last checkpoint, the number of all rows, and their share of the live hash.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
-    changed: BTreeMap<(Table, Bytes), Option<Bytes>>,
+    changed: BTreeMap<(Table, Bytes), Change>,
     count: u64,
     hash: u64,
+}
+
+/// What became of one row since the last checkpoint.
+#[derive(Debug)]
+struct Change {
+    /// The last checkpoint has the row: a deletion must be told.
+    stored: bool,
+    row: Option<Bytes>,
 }
 
 /// Row of what only exists or not; never empty, as stores write an empty row for a deleted one.
@@ -78,8 +87,18 @@ impl Rows {
             self.hash = self.hash.wrapping_add(row_hash(table, &id, new));
             self.count += 1;
         }
-        if old != new {
-            self.changed.insert((table, id), new);
+        if old == new {
+            return;
+        }
+        match self.changed.entry((table, id)) {
+            Entry::Vacant(entry) => {
+                entry.insert(Change { stored: old.is_some(), row: new });
+            }
+            // It came and went, as most answers to requests with an id do: nobody need hear of it.
+            Entry::Occupied(entry) if new.is_none() && !entry.get().stored => {
+                entry.remove();
+            }
+            Entry::Occupied(mut entry) => entry.get_mut().row = new,
         }
     }
 
@@ -99,7 +118,7 @@ impl Rows {
 
     pub(crate) fn take(&mut self) -> Vec<(Table, Bytes, Option<Bytes>)> {
         let changed = std::mem::take(&mut self.changed);
-        changed.into_iter().map(|((table, id), row)| (table, id, row)).collect()
+        changed.into_iter().map(|((table, id), change)| (table, id, change.row)).collect()
     }
 }
 
@@ -267,5 +286,37 @@ impl Tables {
                 members.removed.remove(&id)
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes(rows: &mut Rows) -> Vec<Option<Bytes>> {
+        rows.take().into_iter().map(|(.., row)| row).collect()
+    }
+
+    /// Each checkpoint is told what differs from the one before, and nothing else.
+    #[test]
+    fn a_row_that_came_and_went_is_not_told() {
+        let mut rows = Rows::default();
+        let row = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
+        let replace = |rows: &mut Rows, old, new| {
+            rows.replace(Table::Answer, id_row(1), old, new);
+        };
+        replace(&mut rows, None, row("a"));
+        replace(&mut rows, row("a"), row("b"));
+        replace(&mut rows, row("b"), None);
+        assert_eq!(changes(&mut rows), []);
+        replace(&mut rows, None, row("c"));
+        assert_eq!(changes(&mut rows), [row("c")]);
+        replace(&mut rows, row("c"), None);
+        replace(&mut rows, None, row("d"));
+        assert_eq!(changes(&mut rows), [row("d")], "it is another one now");
+        replace(&mut rows, row("d"), row("e"));
+        replace(&mut rows, row("e"), None);
+        assert_eq!(changes(&mut rows), [None], "it was stored");
+        assert_eq!((rows.count(), rows.hash()), (0, 0));
     }
 }

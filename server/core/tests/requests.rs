@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kvd_core::checkpoint::mem::MemStore;
-use kvd_core::checkpoint::{Checkpoint, CheckpointStore, Meta};
+use kvd_core::checkpoint::{Checkpoint, CheckpointStore, Meta, Table};
 use kvd_core::codec::encode_proposal;
 use kvd_core::command::{
     AlarmChange, AlarmKind, Command, Entry, LeaseGrant, LeaseRevoke, Proposal, Put, RangeQuery,
@@ -194,6 +194,26 @@ fn sessions_are_part_of_checkpoints_and_snapshots() {
     }
 }
 
+/// A client that waits for each answer leaves one row behind, however much it wrote since the last checkpoint.
+#[test]
+fn settled_answers_cost_a_checkpoint_nothing() {
+    let mut state = begun();
+    for sequence in 1..200 {
+        let request_id = RequestId { settled: sequence - 1, ..id(7, sequence) };
+        next(&mut state, Some(request_id), put("v"));
+    }
+    let of = |checkpoint: &Checkpoint, kind| {
+        checkpoint.rows.iter().filter(|(table, ..)| *table == kind).count()
+    };
+    let checkpoint = state.checkpoint();
+    assert_eq!((of(&checkpoint, Table::Session), of(&checkpoint, Table::Answer)), (1, 1));
+    let request_id = RequestId { settled: 199, ..id(7, 200) };
+    next(&mut state, Some(request_id), put("v"));
+    let checkpoint = state.checkpoint();
+    let deleted = checkpoint.rows.iter().filter(|(.., row)| row.is_none()).count();
+    assert_eq!((deleted, of(&checkpoint, Table::Answer)), (1, 2), "the one stored before goes");
+}
+
 /// Every command, with the session and the number it is sent under, if any.
 fn requests() -> BoxedStrategy<Vec<(Option<RequestId>, Command)>> {
     let id = (1_u64..4, 1_u64..8, 0_u64..3).prop_map(|(client, sequence, settled)| RequestId {
@@ -236,6 +256,9 @@ proptest! {
             }
             prop_assert_eq!(asked.hash(), silent.hash());
             prop_assert_eq!(asked.hash(), moved.hash());
+            if place == cut / 2 {
+                store.commit(&moved.checkpoint()).expect("commits");
+            }
             if place == cut {
                 moved = match snapshot {
                     true => received(&mut moved),
