@@ -1,42 +1,19 @@
-//! The client and the rules by which it tries again.
-//!
-//! | failure of an attempt | a read, or a mutation with a request id | any other write |
-//! |---|---|---|
-//! | not connected, or the server proposed nothing | tried elsewhere | tried elsewhere |
-//! | connection broken, server gave up waiting | tried elsewhere | `Unknown` |
-//! | endpoint silent | tried elsewhere | `Unknown` |
-//! | refused | returned | returned |
-//!
-//! All of it ends with the caller's deadline (behaviour.md §14; reliability.md: never retry a write
-//! that may have happened). Slow is not silent: who waits for long asks the endpoint whether it lives, and goes on
-//! waiting if it does.
+//! The client: its connections, and the clients that can be made of it.
 
 use std::fmt;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::Instant;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
-use tracing::Instrument;
 
-use crate::balance::{Balance, Endpoint, Failing};
+use crate::balance::{Balance, Endpoint};
 use crate::discover;
-use crate::error::{Error, Verdict, describe, is_worth_reading_again, judge, refusal};
+use crate::error::Error;
 use crate::namespace::Namespace;
+use crate::once::Sessions;
 use crate::options::Options;
 use crate::watch::Hub;
-
-/// Largest answer that is taken, in bytes; etcd's client and server have the same limit
-/// (behaviour.md §10.1).
-pub(crate) const ANSWER_BYTES_MAX: usize = i32::MAX as usize;
-
-/// What etcd's own clients say when the deadline has passed.
-const NO_ANSWER: &str = "context deadline exceeded";
-
-/// Who waits for long asks this often at least whether the endpoint lives.
-const QUIET_MAX: Duration = Duration::from_secs(1);
 
 /// A client of one cluster. Clones share its connections.
 #[derive(Clone)]
@@ -45,42 +22,9 @@ pub struct Client {
     balance: Arc<Balance>,
     watches: Arc<Hub>,
     namespace: Namespace,
+    /// Names for its requests, if it gives them any.
+    sessions: Option<Arc<Sessions>>,
     request_timeout: Duration,
-}
-
-/// One of the calls there are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Call {
-    name: &'static str,
-    effect: Effect,
-}
-
-/// Whether sending a request twice could change more than sending it once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Effect {
-    Reads,
-    Writes,
-}
-
-/// How an attempt ended.
-enum End<A> {
-    Answered(Result<Response<A>, Status>),
-    /// The endpoint says nothing, not even that it lives.
-    Silent,
-    /// It lives, but took too long.
-    TooLong,
-}
-
-impl Call {
-    /// A call that changes nothing, or nothing more when it is repeated.
-    pub(crate) const fn reads(name: &'static str) -> Self {
-        Self { name, effect: Effect::Reads }
-    }
-
-    /// A call that must not be repeated unless the first one certainly did nothing.
-    pub(crate) const fn writes(name: &'static str) -> Self {
-        Self { name, effect: Effect::Writes }
-    }
 }
 
 impl Client {
@@ -102,8 +46,8 @@ impl Client {
     /// Of what there is already.
     pub(crate) fn of(balance: Arc<Balance>, options: Options) -> Self {
         let request_timeout = options.request_timeout;
-        let (watches, namespace) = Default::default();
-        Self { options: Arc::new(options), balance, watches, namespace, request_timeout }
+        let (watches, namespace, sessions) = Default::default();
+        Self { options: Arc::new(options), balance, watches, namespace, sessions, request_timeout }
     }
 
     /// The same client with another deadline for its calls.
@@ -161,6 +105,21 @@ impl Client {
         Self { watches: Arc::default(), ..self.clone() }
     }
 
+    /// The same client with names for its requests.
+    pub(crate) fn with_sessions(&self, sessions: Arc<Sessions>) -> Self {
+        Self { sessions: Some(sessions), ..self.clone() }
+    }
+
+    /// Names for its requests.
+    pub(crate) fn sessions(&self) -> Option<&Sessions> {
+        self.sessions.as_deref()
+    }
+
+    /// What it was told at the beginning.
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// The part of the keys that it sees.
     pub(crate) fn namespace(&self) -> &Namespace {
         &self.namespace
@@ -179,153 +138,6 @@ impl Client {
     /// When a call that begins now must have ended.
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.request_timeout
-    }
-
-    /// Sends a request until it is answered, refused, or may have been carried out.
-    pub(crate) async fn call<Q, A, S, F>(&self, call: Call, request: Q, send: S) -> Result<A, Error>
-    where
-        Q: Clone,
-        S: Fn(Channel, Request<Q>) -> F,
-        F: Future<Output = Result<Response<A>, Status>>,
-    {
-        Ok(self.call_at(call, request, send).await?.0)
-    }
-
-    /// The same, and which endpoint answered.
-    pub(crate) async fn call_at<Q, A, S, F>(
-        &self,
-        call: Call,
-        request: Q,
-        send: S,
-    ) -> Result<(A, Arc<Endpoint>), Error>
-    where
-        Q: Clone,
-        S: Fn(Channel, Request<Q>) -> F,
-        F: Future<Output = Result<Response<A>, Status>>,
-    {
-        let span = tracing::debug_span!("call", name = call.name);
-        self.attempts(call.effect, request, send).instrument(span).await
-    }
-
-    async fn attempts<Q, A, S, F>(
-        &self,
-        effect: Effect,
-        request: Q,
-        send: S,
-    ) -> Result<(A, Arc<Endpoint>), Error>
-    where
-        Q: Clone,
-        S: Fn(Channel, Request<Q>) -> F,
-        F: Future<Output = Result<Response<A>, Status>>,
-    {
-        let deadline = self.deadline();
-        let mut last = String::from("no attempt was made");
-        let mut attempts = 0;
-        loop {
-            let (endpoint, pause) = self.balance.pick();
-            if !pause.is_zero() {
-                if Instant::now() + pause >= deadline {
-                    return Err(Error::Unavailable { last });
-                }
-                sleep(pause).await;
-            }
-            let mut attempt = Request::new(request.clone());
-            attempt.set_timeout(deadline.saturating_duration_since(Instant::now()));
-            let until = self.attempt_end(effect, attempts, deadline);
-            let under_way = endpoint.begin();
-            let end = self.watched(&endpoint, send(endpoint.channel(), attempt), until).await;
-            if let End::Answered(Ok(answer)) = end {
-                self.balance.succeeded(&endpoint);
-                drop(under_way);
-                return Ok((answer.into_inner(), endpoint));
-            }
-            let was_sent = !under_way.was_never_sent();
-            drop(under_way);
-            let reason = match &end {
-                End::Answered(Err(status)) => describe(status),
-                End::Silent | End::Answered(Ok(_)) => "the endpoint is silent".to_owned(),
-                End::TooLong => NO_ANSWER.to_owned(),
-            };
-            tracing::debug!(endpoint = endpoint.name, reason, "an attempt failed");
-            last = format!("{}: {reason}", endpoint.name);
-            self.settle(effect, &endpoint, &end, was_sent)?;
-            if Instant::now() >= deadline {
-                return Err(Error::Unavailable { last });
-            }
-            attempts += 1;
-        }
-    }
-
-    /// Waits for an answer, and makes sure meanwhile that the endpoint lives.
-    async fn watched<A>(
-        &self,
-        endpoint: &Endpoint,
-        answer: impl Future<Output = Result<Response<A>, Status>>,
-        until: Instant,
-    ) -> End<A> {
-        let mut answer = pin!(answer);
-        let mut quiet = self.options.silence_after;
-        loop {
-            let now = Instant::now();
-            let next = now.checked_add(quiet).map_or(until, |next| next.min(until));
-            if let Ok(answer) = timeout_at(next, answer.as_mut()).await {
-                return End::Answered(answer);
-            }
-            let since = Instant::now();
-            tokio::select! {
-                biased;
-                answer = answer.as_mut() => return End::Answered(answer),
-                () = sleep_until(until) => return End::TooLong,
-                health = endpoint.health(since) => if health.is_none() {
-                    return End::Silent;
-                },
-            }
-            quiet = quiet.saturating_mul(2).min(QUIET_MAX);
-        }
-    }
-
-    /// Returns when the request may be tried again, and notes how the endpoint did.
-    fn settle<A>(
-        &self,
-        effect: Effect,
-        endpoint: &Arc<Endpoint>,
-        end: &End<A>,
-        was_sent: bool,
-    ) -> Result<(), Error> {
-        let status = match end {
-            End::Answered(Err(status)) => Some(status),
-            _ => None,
-        };
-        let verdict = match status {
-            Some(status) => judge(status),
-            None if was_sent => Verdict::MayBeDone,
-            None => Verdict::NotDone,
-        };
-        if let (Verdict::Refused, Some(status)) = (&verdict, status) {
-            self.balance.succeeded(endpoint);
-            return Err(refusal(status));
-        }
-        let how = if matches!(end, End::Silent) { Failing::Silent } else { Failing::Spoke };
-        self.balance.failed(endpoint, how);
-        match (effect, status) {
-            _ if verdict == Verdict::NotDone => Ok(()),
-            (Effect::Writes, Some(status)) => Err(Error::Unknown { reason: describe(status) }),
-            (Effect::Writes, None) => Err(Error::Unknown { reason: NO_ANSWER.to_owned() }),
-            (Effect::Reads, Some(status)) if !is_worth_reading_again(status) => {
-                Err(refusal(status))
-            }
-            (Effect::Reads, _) => Ok(()),
-        }
-    }
-
-    /// A slow endpoint must not use up a read's whole deadline while there are others.
-    fn attempt_end(&self, effect: Effect, attempts: u32, deadline: Instant) -> Instant {
-        if effect == Effect::Writes || self.balance.is_alone() {
-            return deadline;
-        }
-        let doubled = 2_u32.saturating_pow(attempts);
-        let timeout = self.options.attempt_timeout.saturating_mul(doubled);
-        Instant::now().checked_add(timeout).map_or(deadline, |end| end.min(deadline))
     }
 }
 

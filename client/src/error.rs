@@ -37,6 +37,13 @@ pub enum Error {
         /// What the last endpoint that was tried met with.
         last: String,
     },
+    /// The request was carried out, once, at this revision; but its answer was too large for the server to keep, and
+    /// what came of the first attempt was lost. Only with request ids.
+    #[error("it was done at revision {revision}, but the answer is lost")]
+    AnswerLost {
+        /// The revision of the store after it.
+        revision: i64,
+    },
     /// The request reached a server, or may have, and no answer says what became of it. A write
     /// may have happened, may happen later, or never. It must not be sent again unless doing it
     /// twice is harmless; reading tells.

@@ -5,6 +5,7 @@
 //! happened. Where that is not certain the caller gets [`Error::Unknown`]. Speaks the messages of
 //! the wire; knows nothing of how servers carry them out.
 
+mod attempts;
 mod balance;
 mod cache;
 mod client;
@@ -12,6 +13,7 @@ mod discover;
 mod error;
 mod etcd_error;
 mod namespace;
+mod once;
 mod options;
 mod pages;
 mod range_end;

@@ -8,7 +8,8 @@ use kvd_proto::etcdserverpb::{
 };
 
 use super::unary;
-use crate::client::{ANSWER_BYTES_MAX, Call, Client};
+use crate::attempts::{ANSWER_BYTES_MAX, Call};
+use crate::client::Client;
 use crate::error::Error;
 
 unary! { ClusterClient:

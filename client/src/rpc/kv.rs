@@ -11,7 +11,8 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use crate::client::{ANSWER_BYTES_MAX, Call, Client};
+use crate::attempts::{ANSWER_BYTES_MAX, Call};
+use crate::client::Client;
 use crate::error::{Error, describe};
 use crate::namespace::Namespace;
 
@@ -52,7 +53,7 @@ impl Client {
     /// Writes one key, with everything a put can be told.
     pub async fn put_request(&self, request: PutRequest) -> Result<PutResponse, Error> {
         let send = |channel, request| async move { service(channel).put(request).await };
-        let answer = self.call(Call::writes("put"), self.namespace().put(request), send).await?;
+        let answer = self.call(Call::mutates("put"), self.namespace().put(request), send).await?;
         Ok(self.namespace().was_put(answer))
     }
 
@@ -69,7 +70,7 @@ impl Client {
     ) -> Result<DeleteRangeResponse, Error> {
         let send = |channel, request| async move { service(channel).delete_range(request).await };
         let request = self.namespace().delete(request);
-        let answer = self.call(Call::writes("delete_range"), request, send).await?;
+        let answer = self.call(Call::mutates("delete_range"), request, send).await?;
         Ok(self.namespace().deleted(answer))
     }
 
@@ -77,14 +78,14 @@ impl Client {
     /// read.
     pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Error> {
         let send = |channel, request| async move { service(channel).txn(request).await };
-        let answer = self.call(Call::writes("txn"), self.namespace().txn(request), send).await?;
+        let answer = self.call(Call::mutates("txn"), self.namespace().txn(request), send).await?;
         Ok(self.namespace().committed(answer))
     }
 
     /// Forgets the history before a revision.
     pub async fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, Error> {
         let send = |channel, request| async move { service(channel).compact(request).await };
-        self.call(Call::writes("compact"), request, send).await
+        self.call(Call::mutates("compact"), request, send).await
     }
 }
 

@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::client::{Call, Client};
+use crate::attempts::Call;
+use crate::client::Client;
 use crate::error::Error;
 use crate::etcd_error::EtcdError;
 
@@ -22,14 +23,14 @@ impl Client {
     pub async fn lease_grant(&self, ttl: i64, id: i64) -> Result<LeaseGrantResponse, Error> {
         let send =
             |channel, request| async move { LeaseClient::new(channel).lease_grant(request).await };
-        self.call(Call::writes("lease_grant"), LeaseGrantRequest { ttl, id }, send).await
+        self.call(Call::mutates("lease_grant"), LeaseGrantRequest { ttl, id }, send).await
     }
 
     /// Ends a lease and deletes its keys.
     pub async fn lease_revoke(&self, id: i64) -> Result<LeaseRevokeResponse, Error> {
         let send =
             |channel, request| async move { LeaseClient::new(channel).lease_revoke(request).await };
-        self.call(Call::writes("lease_revoke"), LeaseRevokeRequest { id }, send).await
+        self.call(Call::mutates("lease_revoke"), LeaseRevokeRequest { id }, send).await
     }
 
     /// How long a lease has to live, in seconds; -1 if there is no such lease. With `keys` also

@@ -11,7 +11,8 @@ use kvd_proto::etcdserverpb::{
 use tonic::Streaming;
 
 use super::unary;
-use crate::client::{ANSWER_BYTES_MAX, Call, Client};
+use crate::attempts::{ANSWER_BYTES_MAX, Call};
+use crate::client::Client;
 use crate::error::{Error, describe};
 
 unary! { MaintenanceClient:

@@ -19,8 +19,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::attempts::{ANSWER_BYTES_MAX, Call};
 use crate::balance::Endpoint;
-use crate::client::{ANSWER_BYTES_MAX, Call, Client};
+use crate::client::Client;
 use crate::error::{Error, Verdict, describe, judge, refusal};
 use crate::etcd_error::EtcdError;
 
