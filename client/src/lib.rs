@@ -18,6 +18,7 @@ mod options;
 mod pages;
 mod range_end;
 mod rpc;
+mod txn;
 mod watch;
 
 pub use kvd_proto as proto;
@@ -30,4 +31,5 @@ pub use crate::options::{Discovery, Options};
 pub use crate::pages::Pages;
 pub use crate::range_end::{FROM_KEY, prefix_end};
 pub use crate::rpc::{Leaders, LeaseKeeper, RangeStream, SnapshotStream};
+pub use crate::txn::{Committed, Compare, CompareNumber, CompareValue, Op, Txn};
 pub use crate::watch::{Update, Watch, WatchAnswer, WatchEnd, WatchStream};
