@@ -75,6 +75,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "hyper-util",
             "kvd-proto",
             "rand",
+            "serde_json",
             "thiserror",
             "tokio",
             "tokio-stream",
