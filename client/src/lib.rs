@@ -10,6 +10,7 @@ mod balance;
 mod cache;
 mod client;
 mod discover;
+pub mod concurrency;
 mod error;
 mod etcd_error;
 mod namespace;

@@ -305,6 +305,12 @@ impl Client {
     pub async fn commit(&self, txn: Txn) -> Result<Committed, Error> {
         self.txn(txn.into()).await.map(Committed::from)
     }
+
+    /// Carries out a transaction that is sent again when it is not known whether it happened. For those of which the
+    /// second finds what the first has done, and leaves it so.
+    pub(crate) async fn commit_repeatable(&self, txn: Txn) -> Result<Committed, Error> {
+        self.txn_repeatable(txn.into()).await.map(Committed::from)
+    }
 }
 
 #[cfg(test)]

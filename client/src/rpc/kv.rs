@@ -82,6 +82,13 @@ impl Client {
         Ok(self.namespace().committed(answer))
     }
 
+    /// The same for a transaction that may be sent again though it may have happened: its second finds what the first
+    /// has done.
+    pub(crate) async fn txn_repeatable(&self, request: TxnRequest) -> Result<TxnResponse, Error> {
+        let send = |channel, request| async move { service(channel).txn(request).await };
+        self.call(Call::reads("txn_repeatable"), request, send).await
+    }
+
     /// Forgets the history before a revision.
     pub async fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, Error> {
         let send = |channel, request| async move { service(channel).compact(request).await };

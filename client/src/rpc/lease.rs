@@ -33,6 +33,32 @@ impl Client {
         self.call(Call::mutates("lease_revoke"), LeaseRevokeRequest { id }, send).await
     }
 
+    /// Grants a lease under a number that nobody else chose; answers how many seconds it lives at least. May be sent
+    /// twice: a lease that is there already was granted by this call.
+    pub(crate) async fn lease_grant_own(&self, ttl: i64, id: i64) -> Result<i64, Error> {
+        let send =
+            |channel, request| async move { LeaseClient::new(channel).lease_grant(request).await };
+        let call = Call::reads("lease_grant_own");
+        match self.call(call, LeaseGrantRequest { ttl, id }, send).await {
+            Ok(granted) => Ok(granted.ttl),
+            Err(Error::Etcd(EtcdError::LeaseExist)) => Ok(ttl),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends a lease that nobody needs again. May be sent twice: it is well if it is gone already.
+    pub(crate) async fn lease_revoke_repeatable(&self, id: i64) -> Result<(), Error> {
+        let send =
+            |channel, request| async move { LeaseClient::new(channel).lease_revoke(request).await };
+        match self
+            .call(Call::reads("lease_revoke_repeatable"), LeaseRevokeRequest { id }, send)
+            .await
+        {
+            Ok(_) | Err(Error::Etcd(EtcdError::LeaseNotFound)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// How long a lease has to live, in seconds; -1 if there is no such lease. With `keys` also
     /// which keys it holds.
     pub async fn lease_time_to_live(
@@ -137,6 +163,13 @@ impl LeaseKeeper {
                 renewed => return renewed,
             }
         }
+    }
+
+    /// The lease lives so long even if it is not renewed again; counted from before the last renewal was sent. `None`
+    /// before the first.
+    #[must_use]
+    pub fn held_until(&self) -> Option<Instant> {
+        self.held.map(|held| held.end)
     }
 
     async fn renew_anew(&mut self) -> Result<Option<LeaseKeepAliveResponse>, Error> {
