@@ -4,8 +4,17 @@ mod etcd;
 
 #[path = "concurrency/locks.rs"]
 mod locks;
+#[path = "concurrency/others.rs"]
+mod others;
 #[path = "concurrency/shared.rs"]
 mod shared;
+
+#[allow(dead_code, reason = "a test runs what its main runs")]
+#[path = "../examples/leader.rs"]
+mod leader_example;
+#[allow(dead_code, reason = "a test runs what its main runs")]
+#[path = "../examples/lock.rs"]
+mod lock_example;
 
 use std::env;
 use std::path::PathBuf;
@@ -74,4 +83,16 @@ async fn until_keys(client: &Client, prefix: &str, count: usize) -> Result<()> {
         sleep(Duration::from_millis(5)).await;
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn the_examples_run() -> Result<()> {
+    on_each(async |client| {
+        let endpoint = client.endpoints().next().context("there is one")?;
+        lock_example::run(&endpoint).await?;
+        leader_example::run(&endpoint).await?;
+        assert_eq!(keys(client, "examples/l").await?, Vec::<String>::new());
+        Ok(())
+    })
+    .await
 }
