@@ -9,7 +9,7 @@ use kvd_proto::etcdserverpb::{
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -17,6 +17,9 @@ use crate::attempts::Call;
 use crate::client::Client;
 use crate::error::Error;
 use crate::etcd_error::EtcdError;
+
+/// Pause after a renewal that failed.
+const RETRY: Duration = Duration::from_millis(50);
 
 impl Client {
     /// Grants a lease of `ttl` seconds; `id` 0 lets the server choose the number.
@@ -159,7 +162,8 @@ impl LeaseKeeper {
         }
         loop {
             match self.renew_anew().await {
-                Err(_) if Instant::now() < held.end => {}
+                // A refusal comes at once, and would again.
+                Err(_) if Instant::now() < held.end => sleep(RETRY).await,
                 renewed => return renewed,
             }
         }
