@@ -13,9 +13,12 @@ use kvd_client::proto::v3lockpb::lock_client::LockClient;
 use kvd_client::proto::v3lockpb::{LockRequest, UnlockRequest};
 use kvd_client::{Client, Compare, Op, Txn};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use crate::{another, etcd, keys, on_each, session, until_keys};
+use crate::etcd::Cluster;
+use crate::{PATIENCE, another, connect, etcd, keys, on_each, servers, session, until_keys};
 
 const ROUNDS: usize = 5;
 
@@ -274,4 +277,68 @@ async fn a_transaction_compares_and_does() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Locks and writes under the lock while members fail; an unknown outcome of the write itself is the only excuse.
+async fn contend_through_failures(
+    client: Client,
+    worked: mpsc::Sender<FencingToken>,
+) -> Result<()> {
+    let session = Session::start(&client).await?;
+    for _ in 0..ROUNDS {
+        let held = Mutex::new("lock").lock(&session).await?;
+        let write = held.guard(Txn::new().then(Op::put("last", held.token().to_string())));
+        match client.commit(write).await {
+            Ok(written) => ensure!(written.succeeded, "the lock is held"),
+            Err(error) => ensure!(error.outcome_is_unknown(), "{error}"),
+        }
+        worked.send(held.token()).await?;
+        held.unlock().await?;
+    }
+    session.end().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_member_that_dies_takes_no_lock_along() -> Result<()> {
+    for server in servers() {
+        let cluster = Cluster::start(&server, 3)?;
+        let context = || format!("with {}", server.display());
+        timeout(2 * PATIENCE, lock_while_the_leader_dies(cluster)).await?.with_context(context)?;
+    }
+    Ok(())
+}
+
+async fn lock_while_the_leader_dies(mut cluster: Cluster) -> Result<()> {
+    let client = connect(&cluster).await?;
+    let leader = client.status(&cluster.members[0].endpoint).await?.leader;
+    let mut killed = 0;
+    for at in 0..3 {
+        let status = client.status(&cluster.members[at].endpoint).await?;
+        if status.header.is_some_and(|header| header.member_id == leader) {
+            killed = at;
+        }
+    }
+    let (worked, mut tokens) = mpsc::channel(1);
+    let mut contenders = JoinSet::new();
+    for _ in 0..4 {
+        // With time for an election.
+        let client = another(&client)?.with_timeout(Duration::from_secs(30));
+        contenders.spawn(contend_through_failures(client, worked.clone()));
+    }
+    drop(worked);
+    let mut all = Vec::new();
+    while let Some(token) = tokens.recv().await {
+        all.push(token);
+        if all.len() == ROUNDS {
+            cluster.members[killed].kill()?;
+        }
+    }
+    while let Some(contender) = contenders.join_next().await {
+        contender??;
+    }
+    assert_eq!(all.len(), 4 * ROUNDS);
+    assert!(all.is_sorted_by(|one, next| one < next), "{all:?}");
+    assert_eq!(keys(&client, "lock/").await?, Vec::<String>::new());
+    Ok(())
 }
