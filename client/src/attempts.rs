@@ -11,7 +11,6 @@
 //! that may have happened). Slow is not silent: who waits for long asks the endpoint whether it lives, and goes on
 //! waiting if it does. The same request is never under way to two members: an attempt is given up before the next.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -225,7 +224,8 @@ impl Client {
         answer: impl Future<Output = Result<Response<A>, Status>>,
         until: Instant,
     ) -> End<A> {
-        let mut answer = pin!(answer);
+        // Apart, or every future that awaits a call would be some kilobytes larger.
+        let mut answer = Box::pin(answer);
         let mut quiet = self.options().silence_after;
         loop {
             let now = Instant::now();

@@ -6,6 +6,7 @@ mod away;
 mod disk_full;
 mod diverged;
 mod hazards;
+mod increments;
 mod kill9;
 mod kube;
 mod kube_requests;

@@ -15,7 +15,7 @@ use super::claim::Claims;
 use super::error::Error;
 use super::tenure::Tenure;
 use crate::client::Client;
-use crate::lease::LeaseKeeper;
+use crate::rpc::LeaseKeeper;
 
 /// What etcd's own clients take.
 const TTL: Duration = Duration::from_secs(60);
