@@ -68,7 +68,8 @@ fn scene(test: &str, fault: Fault) -> Result<()> {
         sleep(AWAY);
         let calls = crowd.since(begin);
         let who = if is_leader { "leader" } else { "follower" };
-        let longest = judge(&calls, limit).with_context(|| format!("{fault:?} of the {who}"))?;
+        let longest = judge(&calls, limit)
+            .with_context(|| format!("{fault:?} of the {who}, begun at {begin:?}"))?;
         eprintln!("{fault:?} of the {who}: {} calls, longest waits {longest:?}", calls.len());
         scene.end(fault, member)?;
     }

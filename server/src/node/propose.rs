@@ -184,7 +184,8 @@ impl Proposer {
     async fn superseded(&self, leadership: Leadership) {
         let mut changes = self.raft.leadership_changes();
         while self.raft.leader().is_none_or(|now| now.term <= leadership.term) {
-            changes.changed().await;
+            // Who leads itself can vouch for that only later than it changes: the pause covers that.
+            let _sooner = tokio::time::timeout(RETRY, changes.changed()).await;
         }
         tokio::time::sleep(LAST_WORD).await;
     }
