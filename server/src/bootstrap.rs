@@ -28,7 +28,7 @@ use crate::log_lane::{self, Random, SyncDelay};
 use crate::net::Net;
 use crate::node::agreement;
 use crate::node::leases::{Leases, Parts as LeaseParts};
-use crate::node::peer_side::PeerSide;
+use crate::node::peer_side::{PeerSide, Telling};
 use crate::node::propose::Proposer;
 use crate::node::reads::{Addresses, ReadRounds};
 use crate::node::upkeep::{self, Retention};
@@ -322,7 +322,7 @@ impl Starting {
             timeout,
         };
         let leases = Leases::start(parts, self.world.shutdown.clone());
-        let telling = self.config.limits.state_compare_interval;
+        let telling = Telling::of(self.config.limits.state_compare_interval, &self.config.founders);
         self.peer_side.runs(raft.clone(), Arc::clone(&proposer), Arc::clone(&leases), telling);
         let stores = Arc::clone(&self.world.stores);
         let watches = Watches::new(

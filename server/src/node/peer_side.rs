@@ -1,11 +1,13 @@
 //! What this member is to its peers. Usable before Raft runs: a starting peer asks who is there, and one
 //! without usable state fetches it (hazards A5, A6).
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::Stream;
+use kvd_core::command::Membership;
 use kvd_core::ids::{Incarnation, MemberId};
 use kvd_core::mutants::{Mutant, active};
 use kvd_proto::peer;
@@ -42,8 +44,22 @@ struct Running {
     raft: Raft,
     proposer: Arc<Proposer>,
     leases: Arc<Leases>,
-    /// How long others may take to tell of their states.
-    telling: Duration,
+    telling: Telling,
+}
+
+/// Who is asked what their states are like, before one of them is taken.
+pub(crate) struct Telling {
+    /// How long they may take.
+    limit: Duration,
+    /// Those that a member without any state knows of: it started late, and the log from its beginning is gone.
+    founders: Membership,
+}
+
+impl Telling {
+    pub(crate) fn of(limit: Duration, founders: &BTreeMap<MemberId, Vec<String>>) -> Self {
+        let voters = vec![founders.keys().copied().collect()];
+        Self { limit, founders: Membership { voters, nodes: founders.clone() } }
+    }
 }
 
 impl PeerSide {
@@ -70,7 +86,7 @@ impl PeerSide {
         raft: Raft,
         proposer: Arc<Proposer>,
         leases: Arc<Leases>,
-        telling: Duration,
+        telling: Telling,
     ) {
         let _set_twice = self.running.set(Running { raft, proposer, leases, telling });
     }
@@ -212,14 +228,19 @@ impl PeerSide {
         let running = self.running()?;
         let applier = self.state.get().ok_or_else(starting)?;
         let (peers, own) = (&running.proposer.peers, self.own.member_id);
-        let told = agreement::hear(peers, own, applier, &self.fence, running.telling).await;
+        let known = applier.published().view().membership().1.clone();
+        let telling = &running.telling;
+        let membership = if known.nodes.is_empty() { &telling.founders } else { &known };
+        let nodes = membership.nodes.clone();
+        let told = agreement::hear(peers, own, nodes, applier, &self.fence, telling.limit).await;
         if !told.contains_key(&leader) {
             return Err(Status::unavailable(format!(
                 "{leader} does not tell what its state is like"
             )));
         }
-        let voters = applier.published().view().membership().1.voters.clone();
-        let Some((index, by)) = disputed(leader, &told, &voters) else { return Ok(()) };
+        let Some((index, by)) = disputed(leader, &told, &membership.voters) else {
+            return Ok(());
+        };
         tracing::error!(%leader, %index, %by, "the leader's state is disputed and not taken");
         Err(Status::failed_precondition(format!(
             "the state of {leader} at {index} differs from that of {by}"

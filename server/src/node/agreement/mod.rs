@@ -36,7 +36,9 @@ pub(crate) async fn compare(node: Arc<Node>, stores: Arc<dyn Stores>, shutdown: 
         }
         let node = &comparison.node;
         let own = node.own.member_id;
-        let told = hear(&node.proposer.peers, own, &node.applier, &node.fence, interval).await;
+        let members = node.view().membership().1.nodes.clone();
+        let peers = &node.proposer.peers;
+        let told = hear(peers, own, members, &node.applier, &node.fence, interval).await;
         let membership = node.view().membership().1.clone();
         let mut verdict = judge(&told, &membership.voters);
         if let Some(odd) = verdict.odd.remove(&own) {

@@ -14,16 +14,16 @@ use crate::fence::Fence;
 use crate::peer::pool::{Lane, Peers, within};
 use crate::samples::Sample;
 
-/// What every member that answers in time tells of its state, this one included.
+/// What every one of these members that answers in time tells of its state, and this one.
 pub(crate) async fn hear(
     peers: &Peers,
     own: MemberId,
+    members: BTreeMap<MemberId, Vec<String>>,
     applier: &Applier,
     fence: &Fence,
     limit: Duration,
 ) -> BTreeMap<MemberId, Told> {
-    let nodes = applier.published().view().membership().1.nodes.clone();
-    let others = nodes.into_iter().filter(|(id, _)| *id != own).collect();
+    let others = members.into_iter().filter(|(id, _)| *id != own).collect();
     let mut told = ask(peers, others, limit).await;
     // After the others: a state that was replaced meanwhile is not compared any more.
     told.insert(own, Told { samples: applier.samples().all(), fenced: fence.is_raised() });

@@ -200,6 +200,23 @@ fn a_disputed_state_is_not_taken() {
     assert!(at(third) < at(right), "the disputed state was taken");
 }
 
+/// A founder that comes when the beginning of the log is gone has no state, and so knows of no members but those
+/// it founds the cluster with: it asks them before it takes a state.
+#[test]
+fn who_comes_late_is_given_a_state() {
+    let mut scene = Scene::without(13, 2);
+    for _ in 0..10 {
+        scene.write_some();
+    }
+    scene.sim.bounce(NAMES[2]);
+    scene.until("it serves", |machines| serves(&machines[2]));
+    let sent =
+        |machine: &Machine| machine.node().map_or(0, |node| node.status().snapshot_sent_bytes);
+    assert!(scene.machines.iter().any(|machine| sent(machine) > 0), "no state was needed");
+    scene.write_some();
+    scene.ensure_all_is_well();
+}
+
 /// Restarts, power cuts, snapshots to members that were away, deletes, leases and compactions: states are equal
 /// whatever way they came about.
 #[test]

@@ -49,6 +49,21 @@ impl Scene {
 
     /// The same in steps of so many milliseconds, where much time passes and little happens.
     pub(super) fn with_tick(seed: u64, tick_ms: u64) -> Self {
+        let mut scene = Self::prepare(seed, tick_ms);
+        scene.until("all serve", |machines| machines.iter().all(serves));
+        scene.write_some();
+        scene
+    }
+
+    /// The same while this member was never started.
+    pub(super) fn without(seed: u64, late: usize) -> Self {
+        let mut scene = Self::prepare(seed, 5);
+        scene.sim.crash(NAMES[late]);
+        scene.write_some();
+        scene
+    }
+
+    fn prepare(seed: u64, tick_ms: u64) -> Self {
         let mut sim = Builder::new()
             .rng_seed(seed)
             .enable_random_order()
@@ -87,10 +102,7 @@ impl Scene {
             write(&writer.0, &writer.1, &writer.2).await;
             Ok(())
         });
-        let mut scene = Self { sim, machines, written, pause, stop };
-        scene.until("all serve", |machines| machines.iter().all(serves));
-        scene.write_some();
-        scene
+        Self { sim, machines, written, pause, stop }
     }
 
     /// Goes on until this holds of the members.
