@@ -72,7 +72,7 @@ impl Nemesis {
                 self.machines[member].fill_disk(self.rng.random_range(0..(512 << 10)));
                 self.ends.push((until, End::EmptyDisk(member)));
             }
-            Fault::Rot if self.rotten.is_none() => {
+            Fault::Rot if self.rotten.is_none() && !self.lacks_checkpoints() => {
                 if self.rng.random_bool(0.5) {
                     self.crash(sim, member, false, now_ms);
                 }
@@ -106,7 +106,6 @@ impl Nemesis {
 
     /// Whether a member has a state that it could lose, and all others have one.
     fn is_whole(&self, member: usize) -> bool {
-        self.machines[member].has_checkpoint()
-            && self.machines.iter().all(|machine| !machine.lacks_checkpoints())
+        self.machines[member].has_checkpoint() && !self.lacks_checkpoints()
     }
 }

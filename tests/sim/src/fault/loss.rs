@@ -39,7 +39,7 @@ impl Nemesis {
         lacking: &[usize],
         now_ms: u64,
     ) {
-        if self.rotten.is_some() || self.down[victim] {
+        if self.rotten.is_some() || self.down[victim] || self.lacks_checkpoints() {
             return;
         }
         for member in (0..self.machines.len()).filter(|member| !lacking.contains(member)) {

@@ -319,6 +319,12 @@ impl Nemesis {
         }
     }
 
+    /// Whether some member lost its checkpoints and has no others yet: another's state must stay whole, or the
+    /// third may be behind what both knew to be committed.
+    fn lacks_checkpoints(&self) -> bool {
+        self.machines.iter().any(Machine::lacks_checkpoints)
+    }
+
     /// Any member.
     fn any(&mut self) -> usize {
         self.rng.random_range(0..self.machines.len())
