@@ -44,10 +44,10 @@ struct Plan {
 }
 
 impl Plan {
-    fn draw(rng: &mut StdRng) -> Self {
+    fn draw(rng: &mut StdRng, apart: &mut StdRng) -> Self {
         let heartbeat_ms = rng.random_range(30..100);
-        let kinds = fault::draw(rng);
-        Self {
+        let kinds = fault::draw(rng, apart);
+        let mut plan = Self {
             flags: Flags {
                 members: if rng.random_bool(0.8) { 3 } else { 5 },
                 heartbeat_ms,
@@ -67,7 +67,12 @@ impl Plan {
             latency_max: Duration::from_millis(rng.random_range(2..25)),
             pause_ms: rng.random_range(20..120),
             compaction: rng.random_bool(0.6),
+        };
+        if plan.kinds.contains(&Kind::LeaderDeaf) {
+            // Or the log that it would need is still there when it hears again.
+            plan.flags.snapshot_count = apart.random_range(4..20);
         }
+        plan
     }
 }
 
@@ -77,7 +82,7 @@ impl Plan {
 /// The first violation.
 pub fn run(seed: u64) -> Result<Report, String> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let plan = Plan::draw(&mut rng);
+    let plan = Plan::draw(&mut rng, &mut StdRng::seed_from_u64(!seed));
     let mut sim = network(&mut rng, plan.latency_max);
     let gained = Gained::default();
     let machines: Vec<Machine> = (0..plan.flags.members)

@@ -35,6 +35,7 @@ const NEEDED: &[&str] = &[
     "leader changes",
     "leaders cut off",
     "leaders held back",
+    "leaders that heard nothing",
     "leases expired with keys",
     "leases revoked with keys",
     "links cut in one direction",

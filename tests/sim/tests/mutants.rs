@@ -17,20 +17,21 @@ const SEEDS: usize = 200;
 /// may move it, and makes this test slower until the list is true again:
 /// `KVD_MUTANTS_ANEW=1 cargo test --profile sim -p kvd-sim --features mutants --test mutants -- --nocapture`.
 const FOUND_BY: &[(&str, u64)] = &[
-    ("ack-early", 14),
+    ("ack-early", 21),
     ("answer-before-visible", 0),
-    ("apply-not-awaited", 1),
-    ("apply-twice", 0),
+    ("apply-not-awaited", 3),
+    ("apply-twice", 1),
     ("checks-skipped", 4),
-    ("compacted-skipped", 1),
+    ("compacted-skipped", 4),
     ("compaction-local", 1),
     ("compaction-too-far", 1),
     ("compare-stale", 1),
+    ("discarded-retried", 88),
     ("event-before-apply", 5),
     ("event-lost-on-resume", 0),
     ("event-twice", 0),
     ("filter-forgotten", 0),
-    ("folder-unsynced", 1),
+    ("folder-unsynced", 0),
     ("forward-retried", 17),
     ("gap-ignored", 2),
     ("incarnation-unchecked", 5),
@@ -39,11 +40,11 @@ const FOUND_BY: &[(&str, u64)] = &[
     ("lease-by-wall-clock", 0),
     ("lease-leaves-key", 0),
     ("lease-not-detached", 0),
-    ("lease-without-slack", 1),
+    ("lease-without-slack", 2),
     ("leases-not-attached", 0),
-    ("leases-not-loaded", 0),
+    ("leases-not-loaded", 1),
     ("no-read-barrier", 0),
-    ("prev-kv-forgotten", 10),
+    ("prev-kv-forgotten", 4),
     ("progress-overtakes", 4),
     ("purge-early", 1),
     ("read-index-reused", 1),
@@ -51,19 +52,15 @@ const FOUND_BY: &[(&str, u64)] = &[
     ("round-joined-late", 24),
     ("rows-before-meta", 10),
     ("silence-is-consent", 2),
-    ("skip-fsync", 1),
+    ("skip-fsync", 0),
     ("torn-tail-refused", 38),
-    ("truncation-forgotten", 0),
+    ("truncation-forgotten", 1),
     ("txn-torn-apart", 0),
     ("vote-forgotten", 0),
 ];
 
-/// Mutants that the simulator did not find within its seeds, with who does.
-///
-/// `discarded-retried`: a leader must be cut off with a proposal that only its followers know to be on a majority,
-/// for so long that it is sent a snapshot of it, and a client must still wait: one seed in some hundreds.
-const ELSEWHERE: &[(&str, &str)] =
-    &[("discarded-retried", "kvd raft::tests::only_who_is_sent_on_was_not_appended")];
+/// Mutants that the simulator did not find within its seeds, with who does: none at present.
+const ELSEWHERE: &[(&str, &str)] = &[];
 
 #[test]
 fn every_mutant_is_found() {
@@ -142,5 +139,5 @@ fn every_mutant_stands_in_one_list() {
         assert_eq!(times, 1, "{mutant} stands in {times} lists");
     }
     assert_eq!(listed.len(), Mutant::ALL.len(), "a list has a mutant that does not exist");
-    assert!(FOUND_BY.len() >= 39);
+    assert!(FOUND_BY.len() >= 40);
 }

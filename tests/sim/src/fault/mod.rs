@@ -5,11 +5,13 @@
 //! - [`disk`]: devices that are slow, fail, fill up, rot, misread; checkpoints that are lost.
 //! - [`clock`]: clocks that jump ahead or run fast, or stand still.
 //! - [`loss`]: the newest entries rot where few have them.
+//! - [`deaf`]: a leader that is heard and hears nothing.
 //!
 //! Faults stay within what a cluster must survive: bits rot on one member at most, or it loses all of them, and
 //! checkpoints are lost on one at a time.
 
 pub mod clock;
+pub mod deaf;
 pub mod disk;
 pub mod loss;
 pub mod network;
@@ -38,11 +40,14 @@ pub enum Kind {
     Clock(clock::Fault),
     /// Of the newest entries.
     NewestLost,
+    /// Of what a leader hears.
+    LeaderDeaf,
 }
 
-/// Draws the kinds that a run has, one at least.
+/// Draws the kinds that a run has, one at least; `apart` draws what came later, so that the runs without it stay
+/// what they were.
 #[must_use]
-pub fn draw(rng: &mut StdRng) -> Vec<Kind> {
+pub fn draw(rng: &mut StdRng, apart: &mut StdRng) -> Vec<Kind> {
     let network = network::Fault::ALL.iter().map(|fault| Kind::Network(*fault));
     let node = node::Fault::ALL.iter().map(|fault| Kind::Node(*fault));
     let disk = disk::Fault::ALL.iter().map(|fault| Kind::Disk(*fault));
@@ -60,6 +65,10 @@ pub fn draw(rng: &mut StdRng) -> Vec<Kind> {
     if kinds.is_empty() {
         kinds.push(all[rng.random_range(0..all.len())]);
     }
+    // As with clocks: few runs have it, so those have it often.
+    if apart.random_bool(0.25) {
+        kinds.extend([Kind::LeaderDeaf; 8]);
+    }
     kinds
 }
 
@@ -72,6 +81,7 @@ enum End {
     EmptyDisk(usize),
     TrueClock(usize),
     NewestRots(usize, Vec<usize>),
+    Deaf,
 }
 
 /// Whether a member may stop by itself: only for a device that fails, and only as long as that can show.
@@ -114,6 +124,10 @@ pub struct Nemesis {
     wiped: Option<usize>,
     /// Gone for good: what it had left was refused.
     lost: Option<usize>,
+    /// The leader that hears nothing and is heard.
+    deaf: Option<usize>,
+    /// Until when it hears nothing.
+    deaf_until_ms: u64,
     /// What happened so far.
     pub coverage: Coverage,
 }
@@ -142,6 +156,8 @@ impl Nemesis {
             rotten,
             wiped,
             lost,
+            deaf: None,
+            deaf_until_ms: 0,
             coverage,
         }
     }
@@ -197,6 +213,7 @@ impl Nemesis {
         for end in due {
             self.end(sim, end, now_ms);
         }
+        self.let_through(sim);
         Ok(())
     }
 
@@ -215,6 +232,7 @@ impl Nemesis {
             Kind::Disk(fault) => self.disk(sim, fault, now_ms, until),
             Kind::Clock(fault) => self.clock(sim, fault, until),
             Kind::NewestLost => self.lose_newest(sim, now_ms),
+            Kind::LeaderDeaf => self.deafen_leader(sim, now_ms),
         }
     }
 
@@ -231,6 +249,7 @@ impl Nemesis {
             self.start(sim, member);
         }
         self.ends.clear();
+        self.deaf = None;
         let members = &NAMES[..self.machines.len()];
         let hosts: Vec<&str> = members.iter().chain(&CLIENTS).copied().collect();
         for (at, from) in hosts.iter().enumerate() {
@@ -316,6 +335,7 @@ impl Nemesis {
             End::NewestRots(victim, lacking) => {
                 self.newest_rots(sim, victim, &lacking, now_ms);
             }
+            End::Deaf => self.deaf = None,
         }
     }
 

@@ -98,7 +98,7 @@ impl Nemesis {
     }
 
     /// A member's links to the others.
-    fn links(&self, member: usize) -> Vec<(&'static str, &'static str)> {
+    pub(super) fn links(&self, member: usize) -> Vec<(&'static str, &'static str)> {
         let others = (0..self.machines.len()).filter(|other| *other != member);
         others.map(|other| (NAMES[member], NAMES[other])).collect()
     }
