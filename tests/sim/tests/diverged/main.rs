@@ -1,6 +1,7 @@
 //! A member whose state differs from the others' is named, serves nothing, and is rebuilt; members that only
 //! live through restarts, snapshots and compactions are never accused.
 
+mod leader;
 mod scene;
 
 use std::time::Duration;

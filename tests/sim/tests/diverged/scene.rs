@@ -69,6 +69,7 @@ impl Scene {
             .enable_random_order()
             .tick_duration(Duration::from_millis(tick_ms))
             .tcp_capacity(4096)
+            .min_message_latency(Duration::from_millis(1))
             .max_message_latency(Duration::from_millis(5))
             .simulation_duration(Duration::from_secs(3600))
             .build();
