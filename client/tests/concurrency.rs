@@ -2,10 +2,14 @@
 
 mod etcd;
 
+#[path = "concurrency/cut_off.rs"]
+mod cut_off;
 #[path = "concurrency/locks.rs"]
 mod locks;
 #[path = "concurrency/others.rs"]
 mod others;
+#[path = "concurrency/proxy.rs"]
+mod proxy;
 #[path = "concurrency/shared.rs"]
 mod shared;
 

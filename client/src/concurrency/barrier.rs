@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use kvd_proto::etcdserverpb::{RangeRequest, WatchCreateRequest};
+use tokio::time::sleep;
 
 use super::error::Error;
-use super::line::{changed_once, deletions};
+use super::line::{RETRY, changed_once, deletions};
 use crate::client::Client;
 use crate::txn::{Compare, Op, Txn};
 
@@ -45,17 +46,28 @@ impl Barrier {
         Ok(client.delete(self.key.clone()).await?)
     }
 
-    /// Waits until the gate is open. It may be closed again when this returns.
+    /// Waits until the gate is open, through any failure that can pass. It may be closed again when this returns.
     pub async fn wait(&self, client: &Client) -> Result<(), Error> {
         loop {
-            let request = RangeRequest { key: self.key.clone(), ..Default::default() };
-            let found = client.range(request).await?;
-            if found.kvs.is_empty() {
-                return Ok(());
+            match self.look(client).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) if error.is_passing() => sleep(RETRY).await,
+                Err(error) => return Err(error),
             }
-            let from = found.header.map_or(0, |header| header.revision) + 1;
-            let opened = WatchCreateRequest { key: self.key.clone(), ..deletions(from) };
-            changed_once(client, opened).await?;
         }
+    }
+
+    /// Looks whether it is open; if not, waits until that may have changed.
+    async fn look(&self, client: &Client) -> Result<bool, Error> {
+        let request = RangeRequest { key: self.key.clone(), ..Default::default() };
+        let found = client.range(request).await?;
+        if found.kvs.is_empty() {
+            return Ok(true);
+        }
+        let from = found.header.map_or(0, |header| header.revision) + 1;
+        let opened = WatchCreateRequest { key: self.key.clone(), ..deletions(from) };
+        changed_once(client, opened).await?;
+        Ok(false)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use kvd_proto::etcdserverpb::range_request::SortOrder;
@@ -15,15 +14,12 @@ use tokio_stream::Stream;
 
 use super::error::Error;
 use super::held::{FencingToken, Held};
-use super::line::{Wish, by_age, changed_once, session_key, take, under, writes};
+use super::line::{RETRY, Wish, by_age, changed_once, session_key, take, under, writes};
 use super::session::Session;
 use crate::client::Client;
 use crate::range_end::prefix_end;
 use crate::txn::{Op, Txn};
 use crate::watch::Update;
-
-/// Pause before something is asked again that nobody could answer.
-const RETRY: Duration = Duration::from_millis(100);
 
 /// An election by name: candidates stand in line, and the first leads until it resigns or its session ends.
 ///

@@ -51,9 +51,13 @@ impl Error {
         matches!(self, Self::Call(error) if error.outcome_is_unknown())
     }
 
+    /// Nobody took the request. Asking again may help, and does no harm.
+    pub(super) fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Call(crate::Error::Unavailable { .. }))
+    }
+
     /// Nobody could answer just now: asking again may help, for those who may ask twice.
     pub(super) fn is_passing(&self) -> bool {
-        use crate::Error as Call;
-        matches!(self, Self::Call(Call::Unavailable { .. } | Call::Unknown { .. }))
+        self.is_unavailable() || self.outcome_is_unknown()
     }
 }

@@ -23,7 +23,7 @@ use crate::txn::{Compare, Op, Txn};
 use crate::watch::Update;
 
 /// Pause before something is asked again that nobody could answer.
-const RETRY: Duration = Duration::from_millis(100);
+pub(super) const RETRY: Duration = Duration::from_millis(100);
 
 /// A place that somebody wants.
 #[derive(Debug)]

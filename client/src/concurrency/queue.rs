@@ -5,9 +5,10 @@ use kvd_proto::etcdserverpb::WatchCreateRequest;
 use kvd_proto::etcdserverpb::range_request::SortOrder;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
+use tokio::time::sleep;
 
 use super::error::Error;
-use super::line::{by_age, changed_once, under, writes};
+use super::line::{RETRY, by_age, changed_once, under, writes};
 use crate::client::Client;
 use crate::range_end::prefix_end;
 use crate::txn::{Compare, Op, Txn};
@@ -54,18 +55,30 @@ impl Queue {
         }
     }
 
-    /// Takes the oldest value, and waits for one if there is none. Nothing is taken when this is dropped while it
-    /// waits; dropped while it takes, it may have taken.
+    /// Takes the oldest value, and waits for one if there is none, through any failure that can pass. Nothing is taken
+    /// when this is dropped while it waits; dropped while it takes, it may have taken.
     pub async fn dequeue(&self, client: &Client) -> Result<Bytes, Error> {
         let prefix = under(&self.name);
         loop {
-            let from = match self.take(client, &prefix).await? {
-                Taken::Value(value) => return Ok(value),
-                Taken::Empty { revision } => revision + 1,
-            };
-            let (key, range_end) = (prefix.clone(), prefix_end(&prefix));
-            changed_once(client, WatchCreateRequest { key, range_end, ..writes(from) }).await?;
+            match self.look(client, &prefix).await {
+                Ok(Some(value)) => return Ok(value),
+                Ok(None) => {}
+                // Not where it is unknown whether a value was taken: that must be told.
+                Err(error) if error.is_unavailable() => sleep(RETRY).await,
+                Err(error) => return Err(error),
+            }
         }
+    }
+
+    /// Takes a value; if there is none, waits until that may have changed.
+    async fn look(&self, client: &Client, prefix: &Bytes) -> Result<Option<Bytes>, Error> {
+        let from = match self.take(client, prefix).await? {
+            Taken::Value(value) => return Ok(Some(value)),
+            Taken::Empty { revision } => revision + 1,
+        };
+        let (key, range_end) = (prefix.clone(), prefix_end(prefix));
+        changed_once(client, WatchCreateRequest { key, range_end, ..writes(from) }).await?;
+        Ok(None)
     }
 
     /// Takes the oldest value if there is one.

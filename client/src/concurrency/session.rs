@@ -13,15 +13,13 @@ use tokio::time::{Instant, sleep};
 
 use super::claim::Claims;
 use super::error::Error;
+use super::line::RETRY;
 use super::tenure::Tenure;
 use crate::client::Client;
 use crate::rpc::LeaseKeeper;
 
 /// What etcd's own clients take.
 const TTL: Duration = Duration::from_secs(60);
-
-/// Pause after a renewal that nobody could answer.
-const RETRY: Duration = Duration::from_millis(100);
 
 /// A lease that a task keeps alive: what holds locks, leaderships and the like.
 ///

@@ -15,6 +15,7 @@ use kvd_client::{Client, Op, Options, Txn};
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::{sleep, sleep_until};
 
 use crate::{another, on_each, session, until_keys};
 
@@ -69,7 +70,15 @@ async fn leadership_is_handed_over_and_told() -> Result<()> {
         assert!(!client.commit(late).await?.succeeded, "it was replaced");
         let said = second.proclaim("b2").await;
         assert!(matches!(said, Err(Error::KeyDeleted | Error::SessionLost)), "{said:?}");
+        // Deposed by hand; its lease lives.
+        client.delete(third.key().clone()).await?;
+        third.lost().await;
+        let said = third.proclaim("c2").await;
+        assert!(matches!(said, Err(Error::KeyDeleted)), "{said:?}");
+        let again = campaign(2, "d");
         drop(third);
+        let again = again.await??;
+        drop(again);
         until_keys(client, "election/", 0).await
     })
     .await
@@ -130,11 +139,11 @@ async fn a_record_that_is_not_renewed_is_taken_over() -> Result<()> {
         assert!(leads.is_leader() && first.token() < leads.token());
         let record = second.record().await?.context("it is written")?;
         assert_eq!((&record.holder_identity[..], record.leader_transitions), ("second", 1));
-        // Renewed for longer than it would be believed without.
-        let renewed = record.renew_time.clone();
-        while second.record().await?.context("it is written")?.renew_time == renewed {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        // Longer than it would be believed without renewals.
+        sleep(TIMES.renew_deadline).await;
+        assert!(leads.is_leader());
+        let renewed = second.record().await?.context("it is written")?;
+        assert!(record.renew_time < renewed.renew_time, "{record:?} {renewed:?}");
         let token = leads.token();
         leads.release().await?;
         let record = second.record().await?.context("it is written")?;
@@ -142,6 +151,11 @@ async fn a_record_that_is_not_renewed_is_taken_over() -> Result<()> {
 
         let third = candidate(client, "third")?.acquire().await?;
         assert!(token < third.token());
+        // What happened before it is written anew it cannot know.
+        client.delete("kube").await?;
+        third.lost().await;
+        drop(third);
+        let third = candidate(client, "third")?.acquire().await?;
         // Somebody else takes the record by force.
         client.put("kube", r#"{"holderIdentity":"x","leaseDurationSeconds":60}"#).await?;
         third.lost().await;
@@ -221,9 +235,9 @@ async fn a_session_outlives_its_first_lease_time() -> Result<()> {
         let session = Session::with_ttl(client, Duration::from_secs(2)).await?;
         let first = session.held_until();
         while session.held_until() == first {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep_until(first).await;
+        sleep_until(first).await;
         assert!(session.is_held());
         assert!(client.lease_time_to_live(session.lease(), false).await?.ttl >= 0);
         let lease = session.lease();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use kvd_client::Client;
 use kvd_client::concurrency::{Barrier, Held, Queue, RwLock, Semaphore, Session};
 use tokio::sync::mpsc;
@@ -139,6 +139,11 @@ async fn a_barrier_holds_until_it_is_released() -> Result<()> {
                 Ok(())
             });
         }
+        // Far longer than it takes to look.
+        for _ in 0..50 {
+            client.get("barrier").await?.context("it is closed")?;
+        }
+        assert!(waits.try_join_next().is_none(), "it is closed");
         assert!(barrier.release(client).await?);
         while let Some(waited) = waits.join_next().await {
             waited??;
