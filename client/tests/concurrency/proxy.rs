@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -19,6 +19,8 @@ pub(crate) struct Proxy {
 struct State {
     /// Nothing comes back from the server.
     is_mute: bool,
+    /// Nothing gets to the server.
+    is_dead: bool,
     /// How often all connections were cut.
     cuts: u32,
 }
@@ -47,9 +49,14 @@ impl Proxy {
         self.state.send_modify(|state| state.is_mute = true);
     }
 
+    /// Nothing arrives anywhere, and nobody is told.
+    pub(crate) fn kill(&self) {
+        self.state.send_modify(|state| (state.is_mute, state.is_dead) = (true, true));
+    }
+
     /// Cuts all connections; new ones work.
     pub(crate) fn cut(&self) {
-        self.state.send_modify(|state| *state = State { is_mute: false, cuts: state.cuts + 1 });
+        self.state.send_modify(|state| *state = State { cuts: state.cuts + 1, ..State::default() });
     }
 }
 
@@ -62,22 +69,28 @@ async fn forward(
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let cuts = watched.borrow().cuts;
-    let mut speaks = watched.clone();
-    let back = async {
-        let mut buffer = [0; 4096];
-        loop {
-            let length = from_server.read(&mut buffer).await?;
-            speaks.wait_for(|state| !state.is_mute).await?;
-            if length == 0 {
-                return anyhow::Ok(());
-            }
-            to_client.write_all(&buffer[..length]).await?;
-        }
-    };
     tokio::select! {
-        copied = copy(&mut from_client, &mut to_server) => drop(copied?),
-        back = back => back?,
+        there = pass(&mut from_client, &mut to_server, watched.clone(), |state| !state.is_dead) => there?,
+        back = pass(&mut from_server, &mut to_client, watched.clone(), |state| !state.is_mute) => back?,
         cut = watched.wait_for(|state| state.cuts > cuts) => drop(cut?),
     }
     Ok(())
+}
+
+/// Passes on what comes, when it may.
+async fn pass(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    mut watched: watch::Receiver<State>,
+    may: fn(&State) -> bool,
+) -> Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        watched.wait_for(may).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        to.write_all(&buffer[..length]).await?;
+    }
 }
