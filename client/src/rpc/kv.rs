@@ -86,7 +86,9 @@ impl Client {
     /// has done.
     pub(crate) async fn txn_repeatable(&self, request: TxnRequest) -> Result<TxnResponse, Error> {
         let send = |channel, request| async move { service(channel).txn(request).await };
-        self.call(Call::reads("txn_repeatable"), request, send).await
+        let call = Call::reads("txn_repeatable");
+        let answer = self.call(call, self.namespace().txn(request), send).await?;
+        Ok(self.namespace().committed(answer))
     }
 
     /// Forgets the history before a revision.

@@ -204,6 +204,34 @@ async fn the_lock_service_takes_part() -> Result<()> {
     .await
 }
 
+#[tokio::test]
+async fn a_lock_in_a_namespace_is_there_alone() -> Result<()> {
+    on_each(async |client| {
+        let mutex = Mutex::new("lock");
+        let within = another(client)?.within("n/");
+        let (first, second) = (Session::start(&within).await?, Session::start(&within).await?);
+        let outside = session(client).await?;
+        let held = mutex.lock(&first).await?;
+        assert_eq!(held.key(), &format!("lock/{:x}", first.lease()));
+        assert_eq!(keys(client, "n/").await?, [format!("n/lock/{:x}", first.lease())]);
+        mutex.lock(&outside).await?.unlock().await?;
+        let (waited, unlocked) = tokio::join!(mutex.lock(&second), async {
+            until_keys(client, "n/lock/", 2).await?;
+            held.unlock().await?;
+            anyhow::Ok(())
+        });
+        unlocked?;
+        let held = waited?;
+        let write = held.guard(Txn::new().then(Op::put("k", "v")));
+        assert!(within.commit(write.clone()).await?.succeeded, "it is held");
+        held.unlock().await?;
+        assert!(!within.commit(write).await?.succeeded, "it is not");
+        assert_eq!(keys(client, "n/").await?, ["n/k"]);
+        Ok(())
+    })
+    .await
+}
+
 /// `etcdctl lock`, killed when dropped.
 struct Etcdctl(Child);
 
