@@ -71,6 +71,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "client",
         &[
             "bytes",
+            "hickory-resolver",
             "http",
             "hyper-util",
             "kvd-proto",
@@ -81,6 +82,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tokio-stream",
             "tonic",
             "tower",
+            "tracing",
             "anyhow",
             "proptest",
             "rustix",
