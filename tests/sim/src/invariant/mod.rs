@@ -121,7 +121,7 @@ impl Invariants {
             Box::new(leader_complete::LeaderComplete::default()),
             Box::new(same_state::SameState::default()),
             Box::new(forward::Forward::default()),
-            Box::new(order::Order),
+            Box::<order::Order>::default(),
             Box::new(trust::Trust),
         ];
         Self { all, looks: 0 }
