@@ -1,3 +1,4 @@
 //! Clusters to test against.
 
+mod log;
 pub mod process;

@@ -8,26 +8,23 @@
 //! Each member has a loopback address of its own, so that ports never collide and a member can be
 //! told by its address. Nothing here sleeps: what is waited for is a line in the log, or its end.
 
-use std::fmt;
-use std::io::{BufRead as _, BufReader, Read};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::log::Log;
 use crate::tools;
 
 /// How long a member may take until it serves, and until it has stopped.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Lines kept of one process; a process that logs more is itself the failure.
-const LOG_LINES_MAX: usize = 200_000;
 /// What kvd and etcd both log when they serve clients.
 const READY: &str = "ready to serve client requests";
 
@@ -329,69 +326,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         // It may be dead already, and a failing drop would hide the failure that led here.
         let _ = self.kill();
-    }
-}
-
-/// What a process wrote to stderr, line by line.
-#[derive(Default)]
-struct Log {
-    read: Mutex<Lines>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Lines {
-    lines: Vec<String>,
-    /// The process has closed its stderr, so it is gone.
-    ended: bool,
-}
-
-impl Log {
-    fn read(&self, stderr: impl Read) {
-        for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-            let mut read = self.lock();
-            if read.lines.len() < LOG_LINES_MAX {
-                read.lines.push(String::from_utf8_lossy(&line).into_owned());
-            }
-            drop(read);
-            self.changed.notify_all();
-        }
-        self.lock().ended = true;
-        self.changed.notify_all();
-    }
-
-    /// A reader that panicked leaves whole lines behind.
-    fn lock(&self) -> MutexGuard<'_, Lines> {
-        self.read.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether `found` came true before the log ended or time was up.
-    fn wait_until(&self, patience: Duration, found: impl Fn(&[String]) -> bool) -> bool {
-        let deadline = Instant::now() + patience;
-        let mut read = self.lock();
-        loop {
-            if found(&read.lines) {
-                return true;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if read.ended || left.is_zero() {
-                return false;
-            }
-            let woken = self.changed.wait_timeout(read, left);
-            read = woken.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    /// Whether the process ended before time was up.
-    fn wait_end(&self, patience: Duration) -> bool {
-        self.wait_until(patience, |_| false);
-        self.lock().ended
-    }
-}
-
-impl fmt::Debug for Log {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Log({} lines)", self.lock().lines.len())
     }
 }
 
