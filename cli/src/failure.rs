@@ -1,6 +1,6 @@
 //! How a command fails: etcdctl's exit codes and one line on stderr (etcdctl.md §1).
 
-use kvd_client::Error;
+use kvd_client::{Error, concurrency};
 
 /// Any error of server or client.
 const ERROR: u8 = 1;
@@ -93,6 +93,15 @@ impl From<Error> for Failure {
             Error::InvalidEndpoint { .. } | Error::NoEndpoints => {
                 Self::bad_connection(error.to_string())
             }
+            error => Self::error(error.to_string()),
+        }
+    }
+}
+
+impl From<concurrency::Error> for Failure {
+    fn from(error: concurrency::Error) -> Self {
+        match error {
+            concurrency::Error::Call(error) => error.into(),
             error => Self::error(error.to_string()),
         }
     }

@@ -6,6 +6,7 @@ mod command;
 mod duration;
 mod failure;
 mod global;
+mod held;
 mod print;
 mod quote;
 mod switches;

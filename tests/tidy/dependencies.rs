@@ -100,6 +100,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "kvd-proto",
             "kvd-storage",
             "prost",
+            "rustix",
             "serde",
             "serde_json",
             "tokio",

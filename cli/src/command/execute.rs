@@ -38,7 +38,8 @@ pub(super) async fn execute(
     Err(format!("command [{}] error ({reason})", quoted.join(" ")))
 }
 
-fn ending(status: ExitStatus) -> String {
+/// How a process ended.
+pub(crate) fn ending(status: ExitStatus) -> String {
     let Some(signal) = status.signal() else {
         return format!("exit status {}", status.code().unwrap_or_default());
     };
@@ -57,7 +58,8 @@ fn ending(status: ExitStatus) -> String {
     format!("signal: {name}{dumped}")
 }
 
-fn not_started(program: &OsStr, error: &io::Error) -> String {
+/// Why a program could not be started.
+pub(crate) fn not_started(program: &OsStr, error: &io::Error) -> String {
     let name = program.to_string_lossy();
     let is_path = program.as_bytes().contains(&b'/');
     match error.kind() {

@@ -2,10 +2,12 @@
 
 mod compaction;
 mod del;
+mod elect;
 mod endpoint;
-mod execute;
+pub(crate) mod execute;
 mod get;
 mod lease;
+mod lock;
 mod member;
 mod number;
 mod put;
@@ -21,6 +23,7 @@ use clap::Subcommand;
 
 use crate::failure::Failure;
 use crate::global::Global;
+use crate::held;
 
 /// What to do.
 #[derive(Subcommand)]
@@ -43,6 +46,13 @@ pub(crate) enum Action {
     Member(member::Member),
     /// Grant, revoke, look at and keep alive leases
     Lease(lease::Lease),
+    /// Hold a lock, until interrupted or while a command runs
+    Lock(lock::Lock),
+    /// Lead an election, until interrupted or while a command runs; or tell who leads
+    Elect(elect::Elect),
+    /// Ends a command of lock or elect in time
+    #[command(name = held::guard::NAME, hide = true)]
+    Guard(held::guard::Guard),
     /// Print the version
     Version(Version),
 }
@@ -66,6 +76,9 @@ impl Action {
             Self::Endpoint(command) => command.run(global).await,
             Self::Member(command) => command.run(global).await,
             Self::Lease(command) => command.run(global).await,
+            Self::Lock(command) => command.run(global).await,
+            Self::Elect(command) => command.run(global).await,
+            Self::Guard(guard) => guard.run(),
             Self::Version(_) => Ok(Outcome::printed(version())),
         }
     }
