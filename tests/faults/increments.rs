@@ -84,7 +84,7 @@ fn until_counted<T>(tally: &Tally, count: u64, clients: &std::thread::JoinHandle
             bail!("the clients ended early: {tally:?}");
         }
         ensure!(begin.elapsed() < PATIENCE, "no {count} increments: {tally:?}");
-        std::thread::sleep(LOOK);
+        std::thread::park_timeout(LOOK);
     }
     Ok(())
 }

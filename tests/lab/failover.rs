@@ -1,6 +1,6 @@
 //! Sixty clients while one of three members is killed, stands still, or is cut off.
 
-use std::thread::sleep;
+use std::thread::park_timeout;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -65,7 +65,7 @@ fn scene(test: &str, fault: Fault) -> Result<()> {
         let member = scene.member(is_leader)?;
         let begin = Instant::now();
         scene.begin(fault, member)?;
-        sleep(AWAY);
+        park_timeout(AWAY);
         let calls = crowd.since(begin);
         let who = if is_leader { "leader" } else { "follower" };
         let longest = judge(&calls, limit)
@@ -103,7 +103,7 @@ impl Scene {
                 let found = leads.iter().position(|leads| *leads == is_leader);
                 return found.context("three members are there");
             }
-            sleep(LOOK);
+            park_timeout(LOOK);
         }
         bail!("no leader was found")
     }
@@ -150,7 +150,7 @@ impl Scene {
         let begin = Instant::now();
         loop {
             let since = Instant::now();
-            sleep(10 * LOOK);
+            park_timeout(10 * LOOK);
             let served = crowd.served_by(since);
             let connections: Vec<usize> =
                 (0..3).map(|member| self.network.connections(member)).collect::<Result<_>>()?;
