@@ -3,8 +3,21 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// How to reach a cluster. [`Options::new`] takes what etcd's own command line takes.
+/// How to reach a cluster: [`Options::new`], then what shall be otherwise.
+///
+/// ```
+/// use std::time::Duration;
+/// use kvd_client::Options;
+///
+/// let options = Options::new(["10.0.0.1:2379", "10.0.0.2:2379", "10.0.0.3:2379"])
+///     .request_timeout(Duration::from_secs(10))
+///     .connect_timeout(Duration::from_millis(500));
+/// ```
+///
+/// There will be more of them: TLS and credentials come with the servers' authentication. Until then an endpoint that
+/// begins with `https` is refused.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Options {
     /// `host:port` or `http://host:port`, one for each member that may be asked.
     pub endpoints: Vec<String>,
@@ -47,6 +60,67 @@ impl Options {
             keep_alive_interval: Duration::from_secs(6),
             keep_alive_timeout: Duration::from_secs(6),
         }
+    }
+
+    /// Where to look for endpoints; those that were given, unless told otherwise.
+    #[must_use]
+    pub fn discovery(self, discovery: Discovery) -> Self {
+        Self { discovery, ..self }
+    }
+
+    /// How often endpoints are looked for; 30 s.
+    #[must_use]
+    pub fn discovery_interval(self, discovery_interval: Duration) -> Self {
+        Self { discovery_interval, ..self }
+    }
+
+    /// At most so long for one connection to be made; 2 s.
+    #[must_use]
+    pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
+        Self { connect_timeout, ..self }
+    }
+
+    /// At most so long for one call, attempts and pauses included; 5 s.
+    #[must_use]
+    pub fn request_timeout(self, request_timeout: Duration) -> Self {
+        Self { request_timeout, ..self }
+    }
+
+    /// So long a read waits for an endpoint that lives before it asks another, doubled at every attempt; 1 s.
+    #[must_use]
+    pub fn attempt_timeout(self, attempt_timeout: Duration) -> Self {
+        Self { attempt_timeout, ..self }
+    }
+
+    /// A call without an answer for so long makes sure that its endpoint lives; 300 ms.
+    #[must_use]
+    pub fn silence_after(self, silence_after: Duration) -> Self {
+        Self { silence_after, ..self }
+    }
+
+    /// An endpoint that does not tell within this how it is, is taken for dead; 400 ms.
+    #[must_use]
+    pub fn silence_timeout(self, silence_timeout: Duration) -> Self {
+        Self { silence_timeout, ..self }
+    }
+
+    /// How often a connection with calls under way is probed; 6 s. etcd ends connections that are probed more often
+    /// than every 5 s.
+    #[must_use]
+    pub fn keep_alive_interval(self, keep_alive_interval: Duration) -> Self {
+        Self { keep_alive_interval, ..self }
+    }
+
+    /// A probe unanswered for so long ends the connection; 6 s.
+    #[must_use]
+    pub fn keep_alive_timeout(self, keep_alive_timeout: Duration) -> Self {
+        Self { keep_alive_timeout, ..self }
+    }
+
+    /// The DNS server to ask, instead of those that the system knows.
+    #[must_use]
+    pub fn name_server(self, name_server: SocketAddr) -> Self {
+        Self { name_server: Some(name_server), ..self }
     }
 }
 

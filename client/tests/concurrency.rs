@@ -58,7 +58,7 @@ async fn on_each(test: impl AsyncFn(&Client) -> Result<()>) -> Result<()> {
 }
 
 async fn connect(cluster: &Cluster) -> Result<Client> {
-    let options = Options { request_timeout: PATIENCE, ..Options::new(cluster.endpoints()) };
+    let options = Options::new(cluster.endpoints()).request_timeout(PATIENCE);
     let client = Client::connect(options).await?;
     client.get("started").await?;
     Ok(client.with_timeout(Duration::from_secs(5)))

@@ -76,13 +76,11 @@ async fn srv_records_name_the_endpoints_and_are_followed() -> Result<()> {
         ports.map(|port| Ok(port.context("a port")?.parse()?)).collect::<Result<_>>()?;
     let service = "_etcd-client-blue._tcp.example.test.";
     let (server, records) = dns(vec![(service, srv("localhost.", ports[0])?)]).await?;
-    let options = Options {
-        discovery: Discovery::Service { domain: "example.test.".into(), name: Some("blue".into()) },
-        discovery_interval: Duration::from_millis(50),
-        name_server: Some(server),
-        request_timeout: PATIENCE,
-        ..Options::new(Vec::<String>::new())
-    };
+    let options = Options::new(Vec::<String>::new())
+        .discovery(Discovery::Service { domain: "example.test.".into(), name: Some("blue".into()) })
+        .discovery_interval(Duration::from_millis(50))
+        .name_server(server)
+        .request_timeout(PATIENCE);
     let client = Client::connect(options).await?;
     client.put("where", "first").await?;
     records.lock().unwrap_or_else(PoisonError::into_inner)[0].1 = srv("localhost.", ports[1])?;
@@ -103,12 +101,10 @@ async fn every_address_of_a_name_is_an_endpoint() -> Result<()> {
         ("db.example.test.", RData::AAAA(AAAA::new(0, 0, 0, 0, 0, 0, 0, 1))),
     ];
     let (server, records) = dns(records).await?;
-    let options = Options {
-        discovery: Discovery::Addresses,
-        discovery_interval: Duration::from_millis(50),
-        name_server: Some(server),
-        ..Options::new(["http://db.example.test.:2379"])
-    };
+    let options = Options::new(["http://db.example.test.:2379"])
+        .discovery(Discovery::Addresses)
+        .discovery_interval(Duration::from_millis(50))
+        .name_server(server);
     let client = Client::lazy(options)?;
     let v4 = |last| format!("127.0.0.{last}:2379");
     endpoints_become(&client, &[v4(1), v4(2), "[::1]:2379".to_owned()]).await?;
@@ -120,11 +116,9 @@ async fn every_address_of_a_name_is_an_endpoint() -> Result<()> {
 #[tokio::test]
 async fn a_name_that_is_not_there_is_told() -> Result<()> {
     let (server, _records) = dns(vec![]).await?;
-    let options = Options {
-        discovery: Discovery::Service { domain: "example.test.".into(), name: None },
-        name_server: Some(server),
-        ..Options::new(Vec::<String>::new())
-    };
+    let options = Options::new(Vec::<String>::new())
+        .discovery(Discovery::Service { domain: "example.test.".into(), name: None })
+        .name_server(server);
     let error = Client::connect(options).await.expect_err("there is no such service");
     assert!(matches!(error, Error::InvalidEndpoint { .. }), "{error}");
     assert!(error.to_string().contains("_etcd-client._tcp.example.test."), "{error}");
@@ -135,12 +129,10 @@ async fn a_name_that_is_not_there_is_told() -> Result<()> {
 async fn members_are_found_by_one_of_them() -> Result<()> {
     let Some(binary) = etcd::find("etcd") else { return Ok(()) };
     let mut cluster = Cluster::start(&binary, 3)?;
-    let options = Options {
-        discovery: Discovery::Members,
-        discovery_interval: Duration::from_millis(50),
-        request_timeout: PATIENCE,
-        ..Options::new([cluster.members[0].endpoint.clone()])
-    };
+    let options = Options::new([cluster.members[0].endpoint.clone()])
+        .discovery(Discovery::Members)
+        .discovery_interval(Duration::from_millis(50))
+        .request_timeout(PATIENCE);
     let client = Client::connect(options).await?;
     client.put("k", "1").await?;
     let mut all: Vec<String> =

@@ -16,7 +16,7 @@ use crate::etcd::Cluster;
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 
 async fn connect(endpoints: Vec<String>) -> Result<Client> {
-    let options = Options { request_timeout: STARTS_WITHIN, ..Options::new(endpoints) };
+    let options = Options::new(endpoints).request_timeout(STARTS_WITHIN);
     let client = Client::connect(options).await?;
     client.get("started").await?;
     Ok(client)
@@ -98,10 +98,8 @@ async fn a_write_that_could_not_be_sent_goes_elsewhere() -> Result<()> {
         let client = Client::lazy(Options::new([refusing.clone(), good.clone()]))?;
         client.put("k", round.to_string()).await?;
     }
-    let client = Client::lazy(Options {
-        request_timeout: Duration::from_millis(300),
-        ..Options::new([refusing])
-    })?;
+    let client =
+        Client::lazy(Options::new([refusing]).request_timeout(Duration::from_millis(300)))?;
     let error = client.put("k", "x").await.expect_err("nobody listens");
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
     Ok(())

@@ -15,7 +15,7 @@ use crate::etcd::Cluster;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn connect(cluster: &Cluster) -> Result<Client> {
-    let options = Options { request_timeout: PATIENCE, ..Options::new(cluster.endpoints()) };
+    let options = Options::new(cluster.endpoints()).request_timeout(PATIENCE);
     let client = Client::connect(options).await?;
     client.get("started").await?;
     Ok(client)

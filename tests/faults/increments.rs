@@ -96,7 +96,7 @@ async fn count(
     wanted: u64,
     tally: Arc<Tally>,
 ) -> Result<u64> {
-    let options = Options { request_timeout: PATIENCE, ..Options::new(endpoints) };
+    let options = Options::new(endpoints).request_timeout(PATIENCE);
     let watching = Client::lazy(options.clone())?;
     let mut watch = watching.watch(prefix("counter/")).await?;
     let first = watch.created_at() + 1;

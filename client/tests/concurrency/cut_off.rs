@@ -13,10 +13,8 @@ use crate::{keys, on_each, until_keys};
 /// A way to the client's server, and a client that takes it.
 async fn through_proxy(client: &Client) -> Result<(Proxy, Client)> {
     let proxy = Proxy::start(client.endpoints().next().context("there is one")?).await?;
-    let options = Options {
-        request_timeout: Duration::from_secs(30),
-        ..Options::new([proxy.address.to_string()])
-    };
+    let options =
+        Options::new([proxy.address.to_string()]).request_timeout(Duration::from_secs(30));
     let client = Client::connect(options).await?;
     Ok((proxy, client))
 }
