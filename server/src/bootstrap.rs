@@ -306,6 +306,7 @@ impl Starting {
             addresses: Arc::clone(&addresses),
             request_bytes_max: self.config.limits.request_bytes_max,
             timeout,
+            last_word: Duration::from_millis(self.config.limits.election_ms / 10),
             space: self.world.space.clone(),
             in_flight: Proposer::admission(),
             counters: crate::node::propose::Counters::default(),

@@ -170,7 +170,8 @@ impl Sessions {
         rows: &mut Rows,
     ) {
         let answer = match answer.len() <= self.limits.answer_bytes_max {
-            true => Answer::Kept(answer),
+            // Exactly as long as it is: it stays for long.
+            true => Answer::Kept(Bytes::copy_from_slice(&answer)),
             false => Answer::NotKept(revision),
         };
         let row = encode_answer(&answer);

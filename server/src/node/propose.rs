@@ -32,9 +32,9 @@ use crate::raft::{Leadership, Raft, WriteError};
 /// Pause before a proposal that no log saw is tried again, unless leadership changes sooner.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// Once another leads, the answer of the one before has so long to come. Without this a write whose leader fell
-/// silent, rather than ended, would wait for its whole timeout; its outcome is unknown either way.
-const LAST_WORD: Duration = Duration::from_millis(100);
+/// Who waits for another leadership looks this often, beside being told: a member that leads itself can vouch for that
+/// only later than it changes.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Proposes on behalf of this member's clients, and of the other members' when this one leads.
 pub(crate) struct Proposer {
@@ -46,6 +46,9 @@ pub(crate) struct Proposer {
     pub(crate) request_bytes_max: usize,
     /// etcd's ReqTimeout: 5 s and two election timeouts (behaviour.md 10.4).
     pub(crate) timeout: Duration,
+    /// Once another leads, the answer of the one before has so long to come, as when it handed leadership over. Without
+    /// an end a write whose leader fell silent would wait for its whole timeout; its outcome is unknown either way.
+    pub(crate) last_word: Duration,
     /// How much room this member's device has.
     pub(crate) space: watch::Receiver<Level>,
     pub(crate) in_flight: Semaphore,
@@ -183,11 +186,10 @@ impl Proposer {
     /// Until it is known that another leadership came after this one, and a little longer.
     async fn superseded(&self, leadership: Leadership) {
         let mut changes = self.raft.leadership_changes();
-        while self.raft.leader().is_none_or(|now| now.term <= leadership.term) {
-            // Who leads itself can vouch for that only later than it changes: the pause covers that.
-            let _sooner = tokio::time::timeout(RETRY, changes.changed()).await;
+        while self.raft.leader().is_none_or(|now| now <= leadership) {
+            let _sooner = tokio::time::timeout(LOOK, changes.changed()).await;
         }
-        tokio::time::sleep(LAST_WORD).await;
+        tokio::time::sleep(self.last_word).await;
     }
 
     /// Answers a member that forwarded a proposal: only as leader, never forwarded again.

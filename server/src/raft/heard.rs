@@ -28,13 +28,18 @@ impl Heard {
         Self { last: Arc::default(), changed: watch::Sender::new(None) }
     }
 
-    /// A leader sent something.
+    /// A leader sent something. What an older one sent may be noted only after the newer one was heard, for its
+    /// answer waits for this member's disk; it changes nothing then.
     pub(crate) fn note(&self, leadership: Leadership) {
-        let now = Instant::now();
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((leadership, now));
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|(known, _)| known > leadership) {
+            return;
+        }
+        *last = Some((leadership, Instant::now()));
+        drop(last);
         self.changed.send_if_modified(|known| {
-            let another = *known != Some(leadership);
-            *known = Some(leadership);
+            let another = known.is_none_or(|known| known < leadership);
+            *known = (*known).max(Some(leadership));
             another
         });
     }
@@ -48,5 +53,24 @@ impl Heard {
     /// Tells when another leader is heard.
     pub(crate) fn changes(&self) -> watch::Receiver<Option<Leadership>> {
         self.changed.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_leader_is_not_heard_again() {
+        let heard = Heard::new();
+        let changes = heard.changes();
+        let of = |term, leader| Leadership { term: Term(term), leader: MemberId(leader) };
+        heard.note(of(5, 1));
+        heard.note(of(6, 2));
+        heard.note(of(5, 1));
+        assert_eq!(heard.within(Duration::from_secs(60)), Some(of(6, 2)));
+        assert_eq!(*changes.borrow(), Some(of(6, 2)));
+        heard.note(of(6, 3));
+        assert_eq!(heard.within(Duration::from_secs(60)), Some(of(6, 3)), "two of one term");
     }
 }

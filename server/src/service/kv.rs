@@ -166,6 +166,7 @@ impl Kv for KvService {
             self.node.wait_physical(revision).await.map_err(status::status)?;
         }
         let applied = proposed.map_err(status::status)?;
+        let Ok(Answer::Compact) = applied.outcome else { return Err(status::wrong_answer()) };
         let response = pb::CompactionResponse { header: self.written(&applied) };
         Ok(request_id::answer(response, applied.repeated))
     }

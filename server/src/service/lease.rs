@@ -79,6 +79,8 @@ impl Lease for LeaseService {
         let revoke = LeaseRevoke { id: LeaseId(request.into_inner().id) };
         let revoked = self.node.request(request_id, Command::LeaseRevoke(revoke)).await;
         let applied = revoked.map_err(status::status)?;
+        // An id that was another request's tells so here.
+        let Ok(Answer::LeaseRevoke) = applied.outcome else { return Err(status::wrong_answer()) };
         let header = header(self.node.header(), applied.revision);
         Ok(request_id::answer(pb::LeaseRevokeResponse { header }, applied.repeated))
     }
