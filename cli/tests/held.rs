@@ -104,6 +104,21 @@ impl Holder {
         Ok(alive)
     }
 
+    /// The process between kvctl and the group.
+    fn guard(&self) -> Result<Pid> {
+        let kvctl = self.kvctl.id().to_string();
+        for entry in fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let Ok(stat) = fs::read_to_string(path.join("stat")) else { continue };
+            let Some((_, stat)) = stat.rsplit_once(')') else { continue };
+            if stat.split_whitespace().nth(1) == Some(&kvctl) {
+                let pid = path.file_name().and_then(|name| name.to_str()).context("a number")?;
+                return Pid::from_raw(pid.parse()?).context("a process");
+            }
+        }
+        anyhow::bail!("kvctl has no child")
+    }
+
     /// Waits until the whole group is gone; answers how long that took.
     fn until_gone(&self) -> Result<Duration> {
         let begin = Instant::now();
@@ -148,6 +163,16 @@ fn a_kvctl_that_stands_still_has_no_group_when_its_lease_ends() -> Result<()> {
     let took = holder.until_gone()?;
     assert_eq!(scene.taken()?, 1, "the lock was taken for longer than the group lived: {took:?}");
     holder.signal(Signal::CONT)?;
+    Ok(())
+}
+
+#[test]
+fn a_killed_guard_takes_its_group_along() -> Result<()> {
+    let Some(scene) = Scene::new()? else { return Ok(()) };
+    let mut holder = scene.hold("trap '' TERM; while :; do sleep 1000; done")?;
+    kill_process(holder.guard()?, Signal::KILL)?;
+    assert!(!holder.kvctl.wait()?.success());
+    assert_eq!((holder.alive()?, scene.taken()?), (0, 0), "given back when nobody used it");
     Ok(())
 }
 

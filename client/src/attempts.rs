@@ -34,6 +34,9 @@ const NO_ANSWER: &str = "context deadline exceeded";
 /// Who waits for long asks this often at least whether the endpoint lives.
 const QUIET_MAX: Duration = Duration::from_secs(1);
 
+/// Pause before a request goes on in another session: a server that knows none must not be asked without end.
+const SESSION_PAUSE: Duration = Duration::from_millis(25);
+
 /// One of the calls there are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
@@ -104,6 +107,8 @@ struct Story {
     doubt: Option<String>,
     /// What the last attempt met with.
     last: String,
+    /// What it says against its endpoint.
+    fault: Option<Failing>,
 }
 
 impl Story {
@@ -189,6 +194,11 @@ impl Client {
             let reason = end.reason();
             tracing::debug!(endpoint = endpoint.name, reason, "an attempt failed");
             story.last = format!("{}: {reason}", endpoint.name);
+            // Who gives up at its own deadline knows nothing against an endpoint that lives.
+            if !matches!(end, End::TooLong) || until < story.deadline {
+                let how = if matches!(end, End::Silent) { Failing::Silent } else { Failing::Spoke };
+                story.fault = Some(how);
+            }
             self.settle(&mut story, effect, &endpoint, &end, was_sent).await?;
             if Instant::now() >= story.deadline {
                 return Err(story.give_up());
@@ -206,6 +216,7 @@ impl Client {
             attempts: 0,
             doubt: None,
             last: String::from("no attempt was made"),
+            fault: None,
         };
         if let (Effect::Mutates, Some(sessions)) = (effect, self.sessions()) {
             let ticket = timeout_at(deadline, self.ticket(sessions)).await;
@@ -264,8 +275,9 @@ impl Client {
             self.balance().succeeded(endpoint);
             return self.refused(story, status).await;
         }
-        let how = if matches!(end, End::Silent) { Failing::Silent } else { Failing::Spoke };
-        self.balance().failed(endpoint, how);
+        if let Some(how) = story.fault.take() {
+            self.balance().failed(endpoint, how);
+        }
         match (effect, end.status()) {
             _ if verdict == Verdict::NotDone => {}
             (Effect::Reads, Some(status)) if !is_worth_reading_again(status) => {
@@ -283,7 +295,12 @@ impl Client {
         match (once::refused(status), story.ticket.take(), self.sessions()) {
             (Some(Refused::Done(revision)), Some(_), _) => Err(Error::AnswerLost { revision }),
             (Some(Refused::Over), Some(old), Some(sessions)) if story.doubt.is_none() => {
-                story.ticket = Some(Box::pin(self.another_ticket(sessions, &old)).await?);
+                let another = Box::pin(self.another_ticket(sessions, &old));
+                let in_time = timeout_at(story.deadline, another).await;
+                story.ticket = Some(in_time.map_err(|_| Error::Unavailable {
+                    last: "no session was opened in time".to_owned(),
+                })??);
+                sleep(SESSION_PAUSE).await;
                 Ok(())
             }
             _ => Err(story.refused(refusal(status))),

@@ -206,7 +206,7 @@ impl Follower {
                 update = watch.next() => match update {
                     Some(Ok(Update::Events { revision, events })) => {
                         self.take(events);
-                        self.revision.send_replace(revision);
+                        self.revision.send_modify(|shown| *shown = revision.max(*shown));
                     }
                     Some(Ok(Update::Progress { revision })) => {
                         self.revision.send_if_modified(|shown| {
@@ -215,9 +215,14 @@ impl Follower {
                             is_later
                         });
                     }
-                    Some(Ok(Update::Resync { .. }) | Err(_)) | None => watch = self.again().await,
+                    Some(Ok(Update::Resync { .. })) | None => watch = self.again().await,
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, "a cache may not watch its keys");
+                        sleep(RETRY).await;
+                        watch = self.again().await;
+                    }
                 },
-                Ok(()) = self.ask.changed() => watch.request_progress().await,
+                Ok(()) = self.ask.changed() => watch.request_progress(),
             }
         }
     }

@@ -31,14 +31,18 @@ impl Client {
     /// Connects, and waits until one endpoint has answered, so that wrong addresses show here.
     pub async fn connect(options: Options) -> Result<Self, Error> {
         let found = discover::first(&options).await?;
-        let client = Self::lazy(Options { endpoints: found, ..options })?;
+        let client = Self::starting_at(&found, options)?;
         client.any_status().await?;
         Ok(client)
     }
 
     /// Connects at the first call, and looks for endpoints in the background. Must be called within a tokio runtime.
     pub fn lazy(options: Options) -> Result<Self, Error> {
-        let balance = Balance::new(&options.endpoints, &options)?;
+        Self::starting_at(&options.endpoints.clone(), options)
+    }
+
+    fn starting_at(endpoints: &[String], options: Options) -> Result<Self, Error> {
+        let balance = Balance::new(endpoints, &options)?;
         discover::keep_looking(&balance, &options);
         Ok(Self::of(balance, options))
     }
@@ -137,7 +141,9 @@ impl Client {
 
     /// When a call that begins now must have ended.
     pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + self.request_timeout
+        let now = Instant::now();
+        // A deadline that no clock can show is none.
+        now.checked_add(self.request_timeout).unwrap_or(now + Duration::from_secs(1 << 30))
     }
 }
 

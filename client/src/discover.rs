@@ -17,7 +17,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::time::sleep;
 
-use crate::balance::Balance;
+use crate::balance::{Balance, parse};
 use crate::client::Client;
 use crate::error::Error;
 use crate::options::{Discovery, Options};
@@ -80,7 +80,7 @@ async fn in_dns(options: &Options) -> Result<Vec<String>, Error> {
         }
         _ => {
             for endpoint in &options.endpoints {
-                let uri = crate::balance::parse(endpoint)?;
+                let uri = parse(endpoint)?;
                 let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
                 let host = host.trim_start_matches('[').trim_end_matches(']');
                 let addresses = resolver.lookup_ip(host).await;
@@ -108,8 +108,8 @@ async fn members(balance: &Arc<Balance>, options: &Options) -> Result<Vec<String
 fn client_urls(members: Vec<Member>) -> Vec<String> {
     let voters = members.into_iter().filter(|member| !member.is_learner);
     // One URL each: more would count a member twice.
-    let urls =
-        voters.filter_map(|member| member.client_ur_ls.into_iter().find(|url| is_named(url)));
+    let can_be_reached = |url: &String| parse(url).is_ok() && is_named(url);
+    let urls = voters.filter_map(|member| member.client_ur_ls.into_iter().find(can_be_reached));
     urls.take(ENDPOINTS_MAX).collect()
 }
 

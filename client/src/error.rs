@@ -110,7 +110,11 @@ pub(crate) fn judge(status: &Status) -> Verdict {
 pub(crate) fn is_worth_reading_again(status: &Status) -> bool {
     match judge(status) {
         Verdict::NotDone => true,
-        Verdict::Refused => false,
+        // A server that stops says so of what it had begun.
+        Verdict::Refused => matches!(
+            EtcdError::from_text(status.message()),
+            Some(EtcdError::WatchCanceled | EtcdError::Canceled | EtcdError::ContextCanceled)
+        ),
         // The server's own words under the codes Unknown and Internal are decisions about the
         // request; the transport's failures have a source and no words of a server.
         Verdict::MayBeDone => {

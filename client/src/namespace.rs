@@ -23,7 +23,7 @@ impl Namespace {
         Self(self.key(&Bytes::copy_from_slice(prefix)))
     }
 
-    fn key(&self, key: &Bytes) -> Bytes {
+    pub(crate) fn key(&self, key: &Bytes) -> Bytes {
         if self.0.is_empty() {
             return key.clone();
         }
@@ -98,8 +98,12 @@ impl Namespace {
 /// Answers on their way out.
 impl Namespace {
     fn strip(&self, kv: &mut KeyValue) {
-        if kv.key.starts_with(&self.0) {
-            kv.key = kv.key.slice(self.0.len()..);
+        self.strip_key(&mut kv.key);
+    }
+
+    pub(crate) fn strip_key(&self, key: &mut Bytes) {
+        if key.starts_with(&self.0) {
+            *key = key.slice(self.0.len()..);
         }
     }
 

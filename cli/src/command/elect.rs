@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use kvd_client::Client;
 use kvd_client::concurrency::{Election, Session};
-use kvd_client::proto::etcdserverpb::{RangeRequest, RangeResponse};
+use kvd_client::proto::etcdserverpb::RangeResponse;
 use kvd_client::proto::mvccpb::KeyValue;
 
 use super::lock::hold;
@@ -92,21 +92,26 @@ async fn lead(
     let (client, mut signals) = (global.client()?, Signals::new()?);
     let session = Session::with_ttl(&client, TTL).await?;
     let leadership = tokio::select! {
-        leadership = election.campaign(&session, bytes_of(proposal)) => leadership?,
-        _ = signals.next() => {
-            session.end().await?;
-            return Err(Failure::error("context canceled"));
+        leadership = election.campaign(&session, bytes_of(proposal)) => {
+            leadership.map_err(Failure::from)
+        }
+        _ = signals.next() => Err(Failure::error("context canceled")),
+    };
+    let leadership = match leadership {
+        Ok(leadership) => leadership,
+        // Nothing is left behind, as far as it can be reached.
+        Err(failure) => {
+            let _goes_by_itself = session.end().await;
+            return Err(failure);
         }
     };
-    drop(signals);
     let outcome = if command.is_empty() {
-        let range = RangeRequest { key: leadership.key().clone(), ..Default::default() };
-        hold(global, client.range(range).await?, leadership.lost()).await
+        hold(global, &client, leadership.key().clone(), &mut signals, leadership.lost()).await
     } else {
         let token = OsString::from(leadership.token().number().to_string());
         let key = String::from_utf8_lossy(leadership.key()).into_owned().into();
         let environment = [("KVD_ELECTION_KEY", key), (held::TOKEN, token)];
-        held::run(&session, TTL, leadership.lost(), &environment, command).await
+        held::run(&session, TTL, &mut signals, leadership.lost(), &environment, command).await
     };
     let resigned = leadership.resign().await;
     let ended = session.end().await;

@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::Args;
+use kvd_client::Client;
 use kvd_client::concurrency::{Held, Mutex, Session};
 use kvd_client::proto::etcdserverpb::RangeRequest;
 
@@ -42,23 +44,26 @@ impl Lock {
         let ttl = Duration::from_secs(u64::from(self.ttl.max(1)));
         let session = Session::with_ttl(&client, ttl).await?;
         let mutex = Mutex::new(bytes_of(name));
-        let lock: Held = tokio::select! {
-            lock = mutex.lock(&session) => lock?,
-            _ = signals.next() => {
-                session.end().await?;
-                return Err(Failure::error("context canceled"));
+        let lock = tokio::select! {
+            lock = mutex.lock(&session) => lock.map_err(Failure::from),
+            _ = signals.next() => Err(Failure::error("context canceled")),
+        };
+        let lock: Held = match lock {
+            Ok(lock) => lock,
+            // Nothing is left behind, as far as it can be reached.
+            Err(failure) => {
+                let _goes_by_itself = session.end().await;
+                return Err(failure);
             }
         };
-        drop(signals);
         let outcome = if command.is_empty() {
-            let range = RangeRequest { key: lock.key().clone(), ..Default::default() };
-            hold(global, client.range(range).await?, lock.lost()).await
+            hold(global, &client, lock.key().clone(), &mut signals, lock.lost()).await
         } else {
             let token = OsString::from(lock.token().number().to_string());
             let key = String::from_utf8_lossy(lock.key()).into_owned().into();
             let environment =
                 [("ETCD_LOCK_KEY", key), ("ETCD_LOCK_REV", token.clone()), (held::TOKEN, token)];
-            held::run(&session, ttl, lock.lost(), &environment, command).await
+            held::run(&session, ttl, &mut signals, lock.lost(), &environment, command).await
         };
         let given_back = lock.unlock().await;
         let ended = session.end().await;
@@ -72,10 +77,12 @@ impl Lock {
 /// Prints what is held, and holds it until interrupted or lost.
 pub(super) async fn hold(
     global: &Global,
-    response: kvd_client::proto::etcdserverpb::RangeResponse,
+    client: &Client,
+    key: Bytes,
+    signals: &mut Signals,
     lost: impl Future<Output = ()>,
 ) -> Result<Outcome, Failure> {
-    let mut signals = Signals::new()?;
+    let response = client.range(RangeRequest { key, ..Default::default() }).await?;
     let reply = Reply::Get { response, values_only: false };
     if let std::ops::ControlFlow::Break(outcome) = print::now(&reply.print(global))? {
         return Ok(outcome);

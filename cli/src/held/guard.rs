@@ -3,9 +3,10 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// As kvctl starts it.
 #[derive(Args)]
 pub(crate) struct Guard {
-    /// The pipe, and the command
+    /// The pipes of orders and of the report, and the command
     #[arg(last = true)]
     arguments: Vec<OsString>,
 }
@@ -37,25 +38,38 @@ enum Event {
     Order(Order),
     /// kvctl is gone.
     Abandoned,
-    Ended(std::io::Result<ExitStatus>),
+    Ended(io::Result<ExitStatus>),
 }
 
 impl Guard {
     pub(crate) fn run(self) -> Result<Outcome, Failure> {
-        let [pipe, program, arguments @ ..] = self.arguments.as_slice() else {
+        let [orders, report, program, arguments @ ..] = self.arguments.as_slice() else {
             return Err(Failure::bad_args("lock and elect run this"));
         };
-        let pipe: u32 = pipe.to_str().and_then(|pipe| pipe.parse().ok()).unwrap_or(u32::MAX);
-        let pipe = File::open(format!("/proc/self/fd/{pipe}"));
-        let pipe = pipe.map_err(|error| Failure::error(error.to_string()))?;
+        let failed = |error: io::Error| Failure::error(error.to_string());
+        let pipe = |pipe: &OsString| Path::new("/proc/self/fd").join(pipe);
+        let orders = File::open(pipe(orders)).map_err(failed)?;
+        let mut report = File::options().write(true).open(pipe(report)).map_err(failed)?;
         let (sender, events) = sync_channel(16);
-        let orders = sender.clone();
-        std::thread::spawn(move || listen(pipe, &orders));
-        let child = Command::new(program).args(arguments).process_group(0).spawn();
+        let heard = sender.clone();
+        std::thread::spawn(move || listen(orders, &heard));
+        // It was written before this process was started; with what it says may the command begin.
+        let first = match events.recv() {
+            Ok(Event::Order(Order::Until { asked, killed })) if now() < asked => (asked, killed),
+            _ => return Err(Failure::error("the lease is gone, or may be")),
+        };
+        let mut command = Command::new(program);
+        if io::stdin().is_terminal() {
+            // In a group that does not have the terminal, whoever reads from it stands still.
+            command.stdin(Stdio::null());
+        }
+        let child = command.args(arguments).process_group(0).spawn();
         let mut child = child.map_err(|error| Failure::error(not_started(program, &error)))?;
         let group = Pid::from_child(&child);
+        // Where nobody reads it, kvctl is gone, which is heard.
+        let _heard = writeln!(report, "{}", group.as_raw_nonzero());
         std::thread::spawn(move || sender.send(Event::Ended(child.wait())));
-        let status = attend(group, &events).map_err(|error| Failure::error(error.to_string()))?;
+        let status = attend(group, first, &events).map_err(failed)?;
         if status.success() {
             return Ok(Outcome::printed(""));
         }
@@ -77,9 +91,11 @@ fn listen(pipe: File, events: &SyncSender<Event>) {
 }
 
 /// Until the command has ended, and with it its group.
-fn attend(group: Pid, events: &Receiver<Event>) -> std::io::Result<ExitStatus> {
-    // The first order was written before this process was started.
-    let (mut asked, mut killed) = (Duration::MAX, Duration::MAX);
+fn attend(
+    group: Pid,
+    (mut asked, mut killed): (Duration, Duration),
+    events: &Receiver<Event>,
+) -> io::Result<ExitStatus> {
     let mut was_asked = false;
     loop {
         let next = if was_asked { killed } else { asked };
@@ -118,8 +134,17 @@ fn end_rest(group: Pid, killed: Duration) {
     while test_kill_process_group(group).is_ok() && now() < end {
         std::thread::park_timeout(LOOK);
     }
-    // Whoever is there still does not survive this; some only wait to be noticed by whoever started them.
+    kill(group);
+}
+
+/// Kills a group, and waits until it is gone: some may stand in the kernel, and some only wait to be noticed by
+/// whoever started them, which is not waited for long.
+pub(super) fn kill(group: Pid) {
     tell(group, Signal::KILL);
+    let end = now() + LAST_WORDS;
+    while test_kill_process_group(group).is_ok() && now() < end {
+        std::thread::park_timeout(LOOK);
+    }
 }
 
 /// A group that is gone cannot be told, which is as well.

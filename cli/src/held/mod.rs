@@ -8,13 +8,15 @@ pub(crate) mod guard;
 mod orders;
 
 use std::ffi::OsString;
-use std::os::fd::AsRawFd;
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
 use kvd_client::concurrency::Session;
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -58,22 +60,33 @@ impl Signals {
 pub(crate) async fn run(
     session: &Session,
     ttl: Duration,
+    signals: &mut Signals,
     lost: impl Future<Output = ()>,
     environment: &[(&str, OsString)],
     command: &[OsString],
 ) -> Result<Outcome, Failure> {
     let failed = |error: std::io::Error| Failure::error(error.to_string());
-    let mut signals = Signals::new()?;
-    let (reader, mut writer) = std::io::pipe().map_err(failed)?;
-    fcntl_setfd(&reader, FdFlags::empty()).map_err(|error| failed(error.into()))?;
-    let mut program = Command::new(std::env::current_exe().map_err(failed)?);
-    program.args([guard::NAME, "--", &reader.as_raw_fd().to_string()]).args(command);
+    let (orders, mut writer) = std::io::pipe().map_err(failed)?;
+    let (reports, report) = std::io::pipe().map_err(failed)?;
+    for inherited in [orders.as_fd(), report.as_fd()] {
+        fcntl_setfd(inherited, FdFlags::empty()).map_err(|error| failed(error.into()))?;
+    }
+    // The very program that runs, whatever lies at its path by now.
+    let mut program = Command::new("/proc/self/exe");
+    let pipes = [orders.as_raw_fd(), report.as_raw_fd()].map(|pipe| pipe.to_string());
+    program.arg(guard::NAME).arg("--").args(pipes).args(command);
     // A group of its own: a keyboard's interrupt goes to kvctl, which hands it on.
     program.envs(environment.iter().map(|(name, value)| (name, value))).process_group(0);
     until(session, ttl).write(&mut writer).map_err(failed)?;
     let mut guard = program.spawn().map_err(failed)?;
-    drop(reader);
-    let ended = tokio::task::spawn_blocking(move || guard.wait());
+    drop((orders, report));
+    let ended = tokio::task::spawn_blocking(move || {
+        let status = guard.wait()?;
+        let mut group = String::new();
+        // All writers have ended: this does not wait.
+        let _unread = BufReader::new(reports).read_line(&mut group);
+        Ok((status, group.trim().parse().ok().and_then(Pid::from_raw)))
+    });
     let mut ended = std::pin::pin!(ended);
     let mut lost = std::pin::pin!(lost);
     let mut ticks = interval((ttl / TOLD).max(Duration::from_millis(10)));
@@ -83,7 +96,12 @@ pub(crate) async fn run(
         let order = tokio::select! {
             status = ended.as_mut() => {
                 let status = status.map_err(|error| Failure::error(error.to_string()))?;
-                let code = status.map_err(failed)?.code().and_then(|code| u8::try_from(code).ok());
+                let (status, group) = status.map_err(failed)?;
+                // A guard that was killed has ended nobody.
+                if let (None, Some(group)) = (status.code(), group) {
+                    guard::kill(group);
+                }
+                let code = status.code().and_then(|code| u8::try_from(code).ok());
                 return Ok(Outcome { code: code.unwrap_or(u8::MAX), ..Outcome::printed("") });
             }
             () = lost.as_mut(), if !is_lost => {

@@ -64,6 +64,11 @@ impl Endpoint {
         })
     }
 
+    /// Whether it has this address, however that was written.
+    pub(crate) fn is_at(&self, uri: &Uri) -> bool {
+        self.uri == *uri
+    }
+
     /// Its connection.
     pub(crate) fn channel(&self) -> Channel {
         self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -99,21 +99,27 @@ impl Balance {
             endpoint.disconnect();
         }
         inner.picker.failed(id, how, Instant::now().into_std());
-        if !std::mem::replace(&mut inner.recovering, true) {
+        self.look_after(&mut inner);
+    }
+
+    fn look_after(self: &Arc<Self>, inner: &mut Inner) {
+        if !inner.picker.to_examine().is_empty() && !std::mem::replace(&mut inner.recovering, true)
+        {
             tokio::spawn(recovery::run(Arc::downgrade(self)));
         }
     }
 
     /// Knows these endpoints from now on. Those that stay keep their connections.
-    pub(crate) fn replace(&self, names: &[String]) -> Result<(), Error> {
+    pub(crate) fn replace(self: &Arc<Self>, names: &[String]) -> Result<(), Error> {
         let mut made = BTreeMap::new();
         for name in names {
-            let known = self.endpoints().into_iter().find(|known| known.name == *name);
+            let uri = parse(name)?;
+            let known = self.endpoints().into_iter().find(|known| known.is_at(&uri));
             let endpoint = match known {
                 Some(known) => known,
                 None => Arc::new(Endpoint::new(name, &self.options)?),
             };
-            made.insert(name.clone(), endpoint);
+            made.insert(uri.to_string(), endpoint);
         }
         if made.is_empty() {
             return Err(Error::NoEndpoints);
@@ -130,8 +136,16 @@ impl Balance {
         let ids: Vec<Id> = endpoints.keys().copied().collect();
         inner.endpoints = endpoints;
         inner.picker.replace(&ids);
+        // It may have another home now.
+        self.look_after(&mut inner);
         self.now_at(&inner, inner.picker.current());
         Ok(())
+    }
+
+    /// Whether it is the one in use.
+    pub(crate) fn is_current(&self, endpoint: &Arc<Endpoint>) -> bool {
+        let inner = self.lock();
+        inner.id_of(endpoint) == Some(inner.picker.current())
     }
 
     /// There is nowhere else to go.

@@ -218,17 +218,12 @@ impl Place {
 
     fn start_leaving(&mut self) -> tokio::task::JoinHandle<Result<(), Error>> {
         self.is_left = true;
-        let own = match self.created {
-            // The key may be there, and if so, the session put it there.
-            0 => Compare::lease(self.key.clone()).equals(self.life.lease()),
-            _ => self.is_there(),
-        };
-        let txn = Txn::new().when(own).then(Op::delete(self.key.clone()));
         let (life, claim) = (self.life.clone(), self.claim.take());
+        let (key, created) = (self.key.clone(), self.created);
         self.life.spawn(async move {
             // Nobody uses the key of this session before it is gone.
             let _claim = claim;
-            delete(&life, txn).await
+            delete(&life, key, created).await
         })
     }
 }
@@ -242,10 +237,10 @@ impl Drop for Place {
 }
 
 /// Deletes a key, however often it must be asked for, as long as the session lives: with that it goes by itself.
-async fn delete(life: &Life, txn: Txn) -> Result<(), Error> {
+async fn delete(life: &Life, key: Bytes, created: i64) -> Result<(), Error> {
     while life.is_held() {
-        match life.client().commit_repeatable(txn.clone()).await.map_err(Error::from) {
-            Ok(_) => return Ok(()),
+        match delete_once(life, &key, created).await {
+            Ok(()) => return Ok(()),
             Err(error) if error.is_passing() => sleep(RETRY).await,
             Err(error) => {
                 tracing::debug!(lease = life.lease(), %error, "a key goes with its session only");
@@ -254,6 +249,23 @@ async fn delete(life: &Life, txn: Txn) -> Result<(), Error> {
         }
     }
     Err(Error::SessionLost)
+}
+
+/// Always by the revision that created it: a deletion that arrives late must not meet the key that the session put there
+/// again.
+async fn delete_once(life: &Life, key: &Bytes, created: i64) -> Result<(), Error> {
+    let created = match created {
+        // It may be there, and if so, the session put it there.
+        0 => match life.client().get(key.clone()).await? {
+            Some(kv) if kv.lease == life.lease() => kv.create_revision,
+            _ => return Ok(()),
+        },
+        created => created,
+    };
+    let own = Compare::create_revision(key.clone()).equals(created);
+    let txn = Txn::new().when(own).then(Op::delete(key.clone()));
+    life.client().commit_repeatable(txn).await?;
+    Ok(())
 }
 
 /// Deletions from a revision on.

@@ -153,7 +153,8 @@ impl LeaseKeeper {
         // Out of its place while it is used: an answer that nobody waited for is not taken for the
         // next one.
         if let Some(mut renewals) = self.renewals.take() {
-            let until = held.end.min(self.client.deadline());
+            // Not for long: renewing elsewhere as well does no harm, and the lease may be short.
+            let until = held.end.min(asked + self.client.options().attempt_timeout);
             // On a stream that failed or fell silent the lease is asked for anew elsewhere.
             if let Ok(Some(renewed)) = timeout_at(until, renewals.renew(self.id)).await {
                 self.renewals = Some(renewals);

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use kvd_proto::etcdserverpb::WatchCreateRequest;
 use kvd_proto::mvccpb::Event;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout_at;
 use tokio_stream::Stream;
 
 use super::stream::WatchEnd;
@@ -89,11 +90,11 @@ impl Client {
             let orders = self.hub().orders(self);
             let order = Order::Watch { request: request.clone(), ready };
             let deadline = self.deadline();
+            let late = |_| Error::Unavailable { last: "no watch was created in time".to_owned() };
             // A hub that was about to end takes no orders any more; the next one does.
-            if orders.send(order).await.is_ok()
-                && let Ok(made) = tokio::time::timeout_at(deadline, made).await.map_err(|_| {
-                    Error::Unavailable { last: "no watch was created in time".to_owned() }
-                })?
+            let taken = timeout_at(deadline, orders.send(order)).await.map_err(late)?;
+            if taken.is_ok()
+                && let Ok(made) = timeout_at(deadline, made).await.map_err(late)?
             {
                 let Ready { updates, created_at } = made?;
                 return Ok(Watch { updates, orders, created_at, namespace });
@@ -115,9 +116,9 @@ impl Watch {
     }
 
     /// Asks the server how far it is; [`Update::Progress`] follows soon unless something else does.
-    pub async fn request_progress(&self) {
-        // Where nobody takes orders, the watch has ended and says so.
-        let _ended = self.orders.send(Order::Progress).await;
+    pub fn request_progress(&self) {
+        // Does not wait: whoever waits here does not read. Where many orders wait, one of them may be as good.
+        let _taken = self.orders.try_send(Order::Progress);
     }
 }
 
@@ -142,7 +143,9 @@ impl Hub {
             _ => {
                 let (sender, queue) = mpsc::channel(ORDERS_MAX);
                 *orders = Some(sender.clone());
-                tokio::spawn(Task::new(client.without_watches(), queue).run());
+                // All clones' watches are its, whatever deadlines they have.
+                let usual = client.options().request_timeout;
+                tokio::spawn(Task::new(client.without_watches().with_timeout(usual), queue).run());
                 sender
             }
         }

@@ -15,6 +15,7 @@ use kvd_proto::etcdserverpb::{
 };
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
@@ -32,7 +33,8 @@ const REQUESTS_MAX: usize = 16;
 const REQUIRE_LEADER: &str = "hasleader";
 
 impl Client {
-    /// Opens a stream with its first watch. The answers begin with that watch's creation.
+    /// Opens a stream with its first watch. The answers begin with that watch's creation. The stream speaks the wire as
+    /// it is: it goes to one endpoint, and keys are those of the whole store, also in a client of a part of them.
     ///
     /// A server says nothing on a stream without watches, not even that it is open: hence the first
     /// watch here.
@@ -146,7 +148,7 @@ impl WatchStream {
     /// before it is done.
     pub async fn next(&mut self) -> Result<Option<WatchAnswer>, Error> {
         loop {
-            self.release().await;
+            self.release();
             let message = self.answers.message().await.map_err(|status| stream_error(&status))?;
             let Some(response) = message else { return Ok(None) };
             if let Some(answer) = self.judge(response) {
@@ -177,12 +179,15 @@ impl WatchStream {
         Some(answer)
     }
 
-    async fn release(&mut self) {
+    /// Never waits: whoever waits to send does not read. What finds no room is tried again with the next answer.
+    fn release(&mut self) {
         while let Some(&watch_id) = self.to_release.front() {
             let cancel = RequestUnion::CancelRequest(WatchCancelRequest { watch_id });
-            // Where nothing can be sent any more, the answers end with the reason.
-            if self.send(cancel).await.is_ok() {
-                self.released.insert(watch_id);
+            match self.requests.try_send(WatchRequest { request_union: Some(cancel) }) {
+                Ok(()) => drop(self.released.insert(watch_id)),
+                Err(TrySendError::Full(_)) => return,
+                // The answers end with the reason.
+                Err(TrySendError::Closed(_)) => {}
             }
             self.to_release.pop_front();
         }

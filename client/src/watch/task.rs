@@ -10,7 +10,7 @@ use kvd_proto::etcdserverpb::{
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, interval, sleep, sleep_until};
 use tonic::Code;
 
 use super::follow::{Follow, News};
@@ -24,8 +24,9 @@ use crate::error::Error;
 const UPDATES_MAX: usize = 64;
 /// Watches of one client; etcd's servers have no limit, their memory has.
 const WATCHES_MAX: usize = 100_000;
-/// A stream that says nothing for so long is asked for progress.
-const QUIET: Duration = Duration::from_secs(3);
+/// A stream that says nothing for so long is asked for progress, and its endpoint whether it lives; dropped watches are
+/// looked for as often.
+const QUIET: Duration = Duration::from_secs(2);
 /// What a server says about all watches of a stream it says about this one.
 const EVERY_WATCH: i64 = -1;
 /// Pause between two attempts to open a stream.
@@ -84,6 +85,8 @@ struct OnStream {
     /// Watches whose creation is not answered yet, in the order of their requests.
     asked: VecDeque<u64>,
     by_id: BTreeMap<i64, u64>,
+    /// A request for progress waits to be sent.
+    asks_for_progress: bool,
 }
 
 impl Task {
@@ -105,8 +108,10 @@ impl Task {
             let Some((&first, entry)) =
                 self.watches.iter().find(|(_, entry)| !entry.waits_for_room)
             else {
-                if let Some(Ok(key)) = self.full.join_next().await {
-                    self.has_room(key);
+                tokio::select! {
+                    Some(Ok(key)) = self.full.join_next() => self.has_room(key),
+                    Some(order) = self.queue.recv() => drop(self.take(order)),
+                    () = sleep(QUIET) => drop(self.forget_dropped()),
                 }
                 continue;
             };
@@ -139,12 +144,12 @@ impl Task {
         }
         let requests = stream.requests();
         let mut quiet_until = Instant::now() + QUIET;
-        let mut asked_for_progress = false;
-        while !self.watches.is_empty() {
+        let mut forget = interval(QUIET);
+        while !self.watches.is_empty() && self.client.balance().is_current(stream.endpoint()) {
             tokio::select! {
                 answer = stream.next() => match answer {
                     Ok(Some(answer)) => {
-                        (quiet_until, asked_for_progress) = (Instant::now() + QUIET, false);
+                        quiet_until = Instant::now() + QUIET;
                         self.answer(&mut on, answer);
                     }
                     Ok(None) | Err(_) => {
@@ -153,11 +158,15 @@ impl Task {
                     }
                 },
                 permit = requests.reserve(), if !on.to_send.is_empty() => {
-                    let (Ok(permit), Some(next)) = (permit, on.to_send.pop_front()) else { return };
+                    let (Ok(permit), Some(next)) = (permit, on.to_send.pop_front()) else {
+                        sleep(REOPEN).await;
+                        return;
+                    };
+                    on.asks_for_progress &= !matches!(next, RequestUnion::ProgressRequest(_));
                     permit.send(WatchRequest { request_union: Some(next) });
                 }
                 Some(order) = self.queue.recv() => match order {
-                    Order::Progress => on.to_send.push_back(progress()),
+                    Order::Progress => on.ask_for_progress(),
                     order => if let Some(key) = self.take(order)
                         && let Some(entry) = self.watches.get(&key)
                     {
@@ -172,18 +181,17 @@ impl Task {
                 }
                 // Another endpoint came into use: this stream's failed, or the client is at home again.
                 _ = current.changed() => return,
+                _ = forget.tick() => for id in self.forget_dropped() {
+                    on.cancel(id);
+                },
                 () = sleep_until(quiet_until) => {
-                    for id in self.forget_dropped() {
-                        on.cancel(id);
-                    }
                     let endpoint = stream.endpoint();
-                    if asked_for_progress && endpoint.health(Instant::now()).await.is_none() {
+                    if endpoint.health(Instant::now()).await.is_none() {
                         self.client.balance().failed(endpoint, Failing::Silent);
                         return;
                     }
-                    // Moves the places from which the watches go on, and shows that the stream is.
-                    on.to_send.push_back(progress());
-                    asked_for_progress = true;
+                    // Moves the places from which the watches go on.
+                    on.ask_for_progress();
                     quiet_until = Instant::now() + QUIET;
                 }
             }
@@ -334,12 +342,15 @@ impl OnStream {
         self.to_send.push_back(RequestUnion::CreateRequest(entry.follow.request()));
     }
 
+    fn ask_for_progress(&mut self) {
+        if !std::mem::replace(&mut self.asks_for_progress, true) {
+            let request = RequestUnion::ProgressRequest(WatchProgressRequest {});
+            self.to_send.push_back(request);
+        }
+    }
+
     fn cancel(&mut self, watch_id: i64) {
         self.by_id.remove(&watch_id);
         self.to_send.push_back(RequestUnion::CancelRequest(WatchCancelRequest { watch_id }));
     }
-}
-
-fn progress() -> RequestUnion {
-    RequestUnion::ProgressRequest(WatchProgressRequest {})
 }

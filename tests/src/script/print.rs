@@ -219,6 +219,10 @@ pub(super) fn end(status: Option<&Status>) -> String {
 }
 
 pub(super) fn error(status: &Status) -> String {
+    // Whose clock is first, the library's or the server's, is nobody's behaviour.
+    if status.message() == "Timeout expired" {
+        return error(&Status::deadline_exceeded("context deadline exceeded"));
+    }
     format!("error {:?} {:?}", status.code(), status.message())
 }
 
