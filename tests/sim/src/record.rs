@@ -124,7 +124,9 @@ impl Record {
         inner.note_clocks();
         inner.watches_resumed += u64::from(request.resumes.is_some());
         inner.watching += 1;
-        inner.checker.watch(now(), request.clone())
+        let watch = inner.checker.watch(now(), request.clone());
+        tracing::debug!(?watch, ?request, "watch begins");
+        watch
     }
 
     /// A watch was told something.
@@ -132,6 +134,7 @@ impl Record {
         let mut inner = self.lock();
         inner.note_clocks();
         inner.watches_compacted += u64::from(response.compact_revision > 0);
+        tracing::debug!(?watch, ?response, "watch is told");
         inner.checker.watch_response(watch, response);
     }
 

@@ -17,6 +17,7 @@ const COMPARED: [u64; 2] = [3, 4];
 const KEPT: &[(u64, &str)] = &[
     (928, "who waited for the log without a record was never told in a full segment"),
     (469, "the same, in the middle of other trouble"),
+    (2534, "a watch was begun while the end was judged"),
     (654, "a member applied what consensus, waiting for its log, had not said it committed"),
     (583, "a clock jumped before a renewal that did not go through the log"),
     (225, "the second opinion took a put for a delete, where the checker kept its request no more"),

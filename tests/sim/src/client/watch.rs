@@ -72,7 +72,8 @@ async fn live(scene: &Scene, rng: &mut StdRng, at: usize, watches: &mut [Watch])
     let Ok(mut stream) = Stream::open(scene.members[at], &asks).await else { return };
     let enough = tokio::time::Instant::now() + Duration::from_millis(rng.random_range(100..3000));
     loop {
-        if asked < watches.len() && rng.random_bool(0.3) {
+        // None begins where all is about to be judged: it may not have heard of what it asks for by then.
+        if asked < watches.len() && rng.random_bool(0.3) && scene.goes_on() {
             stream.ask(&watches[asked].begin(scene, at)).await;
             asked += 1;
         }
