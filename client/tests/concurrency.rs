@@ -12,6 +12,8 @@ mod others;
 mod proxy;
 #[path = "concurrency/shared.rs"]
 mod shared;
+#[path = "concurrency/silent.rs"]
+mod silent;
 
 #[allow(dead_code, reason = "a test runs what its main runs")]
 #[path = "../examples/leader.rs"]

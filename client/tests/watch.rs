@@ -139,6 +139,25 @@ async fn a_slow_reader_loses_nothing_and_delays_nobody() -> Result<()> {
 }
 
 #[tokio::test]
+async fn new_watches_do_not_wait_for_readers_of_others() -> Result<()> {
+    let Some(binary) = etcd::find("etcd") else { return Ok(()) };
+    let ports = etcd::free_ports(2)?;
+    let mut cluster = Cluster::start_on(&binary, &ports)?;
+    let client = connect(&cluster).await?;
+    // Nobody reads it, and it is the only one when the stream ends.
+    let slow = client.watch(prefix("k")).await?;
+    write(&client, 0, 200).await?;
+    cluster.members[0].kill()?;
+    let again = Cluster::start_on(&binary, &ports)?;
+    connect(&again).await?;
+    for _ in 0..100 {
+        client.watch(prefix("k")).await?;
+    }
+    drop(slow);
+    Ok(())
+}
+
+#[tokio::test]
 async fn many_watches_share_a_stream_and_end_when_dropped() -> Result<()> {
     let Some(binary) = etcd::find("etcd") else { return Ok(()) };
     let cluster = Cluster::start(&binary, 1)?;
