@@ -237,6 +237,11 @@ impl Client {
     ) -> End<A> {
         // Apart, or every future that awaits a call would be some kilobytes larger.
         let mut answer = Box::pin(answer);
+        // Where there is nowhere else to go, giving up sooner would gain nothing.
+        if self.balance().is_alone() {
+            let answered = timeout_at(until, answer).await;
+            return answered.map_or(End::TooLong, End::Answered);
+        }
         let mut quiet = self.options().silence_after;
         loop {
             let now = Instant::now();

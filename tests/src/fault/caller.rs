@@ -33,6 +33,8 @@ impl Caller {
         let guard = runtime.enter();
         let mut options = Options::new(endpoints.to_vec());
         options.request_timeout = PATIENCE;
+        // It judges members, not how soon a client leaves one that is slow.
+        options.silence_timeout = PATIENCE;
         let client = Client::lazy(options)?;
         drop(guard);
         Ok(Self { runtime, client, endpoints: endpoints.to_vec() })
@@ -43,11 +45,16 @@ impl Caller {
         self.runtime.block_on(async { call(self.client.clone()).await })
     }
 
-    /// Writes one key; gives the revision.
+    /// Writes one key, again while the outcome is unknown; gives the revision.
     pub fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> anyhow::Result<i64> {
-        let (key, value) = (key.to_owned(), value.into());
-        let reply = self.run(|client| async move { client.put(key, value).await })?;
-        Ok(reply.header.context("an answer has a header")?.revision)
+        let value = value.into();
+        loop {
+            let (key, value) = (key.to_owned(), value.clone());
+            match self.run(|client| async move { client.put(key, value).await }) {
+                Err(error) if error.outcome_is_unknown() => {}
+                reply => return Ok(reply?.header.context("an answer has a header")?.revision),
+            }
+        }
     }
 
     /// Reads one key; linearizable.

@@ -142,6 +142,8 @@ fn write_all(shared: &Arc<Shared>, endpoints: Vec<String>) -> anyhow::Result<()>
     runtime.block_on(async {
         let mut options = Options::new(endpoints);
         options.request_timeout = ONE_WRITE;
+        // It judges members, not how soon a client leaves one that is slow.
+        options.silence_timeout = ONE_WRITE;
         options.connect_timeout = Duration::from_millis(500);
         let mut writers = JoinSet::new();
         for _ in 0..shared.shape.writers {
