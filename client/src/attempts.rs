@@ -107,8 +107,6 @@ struct Story {
     doubt: Option<String>,
     /// What the last attempt met with.
     last: String,
-    /// What it says against its endpoint.
-    fault: Option<Failing>,
 }
 
 impl Story {
@@ -194,11 +192,6 @@ impl Client {
             let reason = end.reason();
             tracing::debug!(endpoint = endpoint.name, reason, "an attempt failed");
             story.last = format!("{}: {reason}", endpoint.name);
-            // Who gives up at its own deadline knows nothing against an endpoint that lives.
-            if !matches!(end, End::TooLong) || until < story.deadline {
-                let how = if matches!(end, End::Silent) { Failing::Silent } else { Failing::Spoke };
-                story.fault = Some(how);
-            }
             self.settle(&mut story, effect, &endpoint, &end, was_sent).await?;
             if Instant::now() >= story.deadline {
                 return Err(story.give_up());
@@ -216,7 +209,6 @@ impl Client {
             attempts: 0,
             doubt: None,
             last: String::from("no attempt was made"),
-            fault: None,
         };
         if let (Effect::Mutates, Some(sessions)) = (effect, self.sessions()) {
             let ticket = timeout_at(deadline, self.ticket(sessions)).await;
@@ -280,8 +272,11 @@ impl Client {
             self.balance().succeeded(endpoint);
             return self.refused(story, status).await;
         }
-        if let Some(how) = story.fault.take() {
-            self.balance().failed(endpoint, how);
+        match end {
+            // Who gives up at its own deadline knows nothing against an endpoint that lives.
+            End::TooLong if Instant::now() >= story.deadline => {}
+            End::Silent => self.balance().failed(endpoint, Failing::Silent),
+            _ => self.balance().failed(endpoint, Failing::Spoke),
         }
         match (effect, end.status()) {
             _ if verdict == Verdict::NotDone => {}

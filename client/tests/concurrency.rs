@@ -32,10 +32,7 @@ use kvd_client::proto::etcdserverpb::RangeRequest;
 use kvd_client::{Client, Options, prefix_end};
 use tokio::time::{sleep, timeout};
 
-use crate::etcd::Cluster;
-
-/// Long enough for anything on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::etcd::{Cluster, PATIENCE};
 
 /// The servers there are to test with.
 fn servers() -> Vec<PathBuf> {
@@ -60,9 +57,7 @@ async fn on_each(test: impl AsyncFn(&Client) -> Result<()>) -> Result<()> {
 }
 
 async fn connect(cluster: &Cluster) -> Result<Client> {
-    let options = Options::new(cluster.endpoints()).request_timeout(PATIENCE);
-    let client = Client::connect(options).await?;
-    client.get("started").await?;
+    let client = etcd::connect(cluster.endpoints()).await?;
     Ok(client.with_timeout(Duration::from_secs(5)))
 }
 

@@ -14,10 +14,7 @@ use kvd_client::{Client, Discovery, Error, Options};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use crate::etcd::Cluster;
-
-/// Long enough for anything on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::etcd::{Cluster, PATIENCE};
 
 type Records = Arc<Mutex<Vec<(Name, RData)>>>;
 

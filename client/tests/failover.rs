@@ -10,17 +10,7 @@ use kvd_client::proto::etcdserverpb::{CompactionRequest, RangeRequest};
 use kvd_client::{Client, Error, EtcdError, Options, prefix_end};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::etcd::Cluster;
-
-/// Long enough for a cluster to start on a busy machine.
-const STARTS_WITHIN: Duration = Duration::from_secs(60);
-
-async fn connect(endpoints: Vec<String>) -> Result<Client> {
-    let options = Options::new(endpoints).request_timeout(STARTS_WITHIN);
-    let client = Client::connect(options).await?;
-    client.get("started").await?;
-    Ok(client)
-}
+use crate::etcd::{Cluster, PATIENCE, connect};
 
 #[tokio::test]
 async fn goes_on_when_the_member_it_used_is_killed() -> Result<()> {
@@ -39,7 +29,7 @@ async fn goes_on_when_the_member_it_used_is_killed() -> Result<()> {
     cluster.members[used].kill()?;
     assert_eq!(value(&client, "before").await?.as_deref(), Some(&b"1"[..]));
     let mut writes = 0;
-    let end = Instant::now() + STARTS_WITHIN;
+    let end = Instant::now() + PATIENCE;
     while writes < 10 {
         assert!(Instant::now() < end, "writes did not go on");
         match client.put("after", writes.to_string()).await {

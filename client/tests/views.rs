@@ -2,24 +2,12 @@
 
 mod etcd;
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use kvd_client::proto::etcdserverpb::{CompactionRequest, RangeRequest, WatchCreateRequest};
-use kvd_client::{Change, Client, EtcdError, Options, Update, prefix_end};
+use kvd_client::{Change, EtcdError, Update, prefix_end};
 use tokio::time::timeout;
 
-use crate::etcd::Cluster;
-
-/// Long enough for anything on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-async fn connect(cluster: &Cluster) -> Result<Client> {
-    let options = Options::new(cluster.endpoints()).request_timeout(PATIENCE);
-    let client = Client::connect(options).await?;
-    client.get("started").await?;
-    Ok(client)
-}
+use crate::etcd::{Cluster, PATIENCE, connect};
 
 fn all(prefix: &'static str) -> RangeRequest {
     RangeRequest {
@@ -33,7 +21,7 @@ fn all(prefix: &'static str) -> RangeRequest {
 async fn a_namespace_is_all_there_is() -> Result<()> {
     let Some(binary) = etcd::find("etcd") else { return Ok(()) };
     let cluster = Cluster::start(&binary, 1)?;
-    let whole = connect(&cluster).await?;
+    let whole = connect(cluster.endpoints()).await?;
     let part = whole.within("app/").within("one/");
     whole.put("app/two/k", "other").await?;
     let lease = whole.lease_grant(60, 0).await?.id;
@@ -66,7 +54,7 @@ async fn a_namespace_is_all_there_is() -> Result<()> {
 async fn pages_show_one_revision() -> Result<()> {
     let Some(binary) = etcd::find("etcd") else { return Ok(()) };
     let cluster = Cluster::start(&binary, 1)?;
-    let client = connect(&cluster).await?;
+    let client = connect(cluster.endpoints()).await?;
     for number in 0..25 {
         client.put(format!("p/{number:02}"), "old").await?;
     }
@@ -91,7 +79,7 @@ async fn pages_show_one_revision() -> Result<()> {
 async fn a_cache_follows_and_reads_its_own_writes() -> Result<()> {
     let Some(binary) = etcd::find("etcd") else { return Ok(()) };
     let mut cluster = Cluster::start(&binary, 3)?;
-    let client = connect(&cluster).await?;
+    let client = connect(cluster.endpoints()).await?;
     client.put("c/0", "before").await?;
     let cache = client.cache("c/").await?;
     assert_eq!(cache.len(), 1);

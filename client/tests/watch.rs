@@ -3,26 +3,15 @@
 mod etcd;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kvd_client::proto::etcdserverpb::{CompactionRequest, WatchCreateRequest};
 use kvd_client::proto::mvccpb::Event;
-use kvd_client::{Client, Options, Update, Watch, prefix_end};
+use kvd_client::{Client, Update, Watch, prefix_end};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 
-use crate::etcd::Cluster;
-
-/// Long enough for anything on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-async fn connect(cluster: &Cluster) -> Result<Client> {
-    let options = Options::new(cluster.endpoints()).request_timeout(PATIENCE);
-    let client = Client::connect(options).await?;
-    client.get("started").await?;
-    Ok(client)
-}
+use crate::etcd::{Cluster, PATIENCE, connect};
 
 fn prefix(prefix: &'static str) -> WatchCreateRequest {
     WatchCreateRequest {
@@ -76,7 +65,7 @@ async fn a_watch_outlives_the_members_it_is_on() -> Result<()> {
     let Some(binary) = etcd::find("etcd") else { return Ok(()) };
     let ports = etcd::free_ports(6)?;
     let mut cluster = Cluster::start_on(&binary, &ports)?;
-    let client = connect(&cluster).await?;
+    let client = connect(cluster.endpoints()).await?;
     let mut watch = client.watch(prefix("k")).await?;
     let mut other = client.watch(prefix("")).await?;
     write(&client, 0, 10).await?;
@@ -85,7 +74,7 @@ async fn a_watch_outlives_the_members_it_is_on() -> Result<()> {
     kill_process(pid(&cluster, stopped)?, Signal::STOP)?;
     write(&client, 10, 10).await?;
     kill_process(pid(&cluster, stopped)?, Signal::CONT)?;
-    connect(&cluster).await?;
+    connect(cluster.endpoints()).await?;
     cluster.members[killed].kill()?;
     write(&client, 20, 10).await?;
     // A put of unknown outcome may have happened later, or more than once; each is a revision of its own, and nothing
@@ -109,7 +98,7 @@ async fn a_watch_outlives_the_members_it_is_on() -> Result<()> {
 async fn compaction_is_told() -> Result<()> {
     let Some(binary) = etcd::find("etcd") else { return Ok(()) };
     let cluster = Cluster::start(&binary, 1)?;
-    let client = connect(&cluster).await?;
+    let client = connect(cluster.endpoints()).await?;
     write(&client, 0, 5).await?;
     client.compact(CompactionRequest { revision: 4, physical: true }).await?;
     let mut watch = client.watch(WatchCreateRequest { start_revision: 2, ..prefix("k") }).await?;
@@ -125,7 +114,7 @@ async fn compaction_is_told() -> Result<()> {
 async fn a_slow_reader_loses_nothing_and_delays_nobody() -> Result<()> {
     let Some(binary) = etcd::find("etcd") else { return Ok(()) };
     let cluster = Cluster::start(&binary, 1)?;
-    let client = connect(&cluster).await?;
+    let client = connect(cluster.endpoints()).await?;
     let mut slow = client.watch(prefix("k")).await?;
     let mut quick = client.watch(prefix("k")).await?;
     // Far more answers than wait for a reader.
@@ -143,13 +132,13 @@ async fn new_watches_do_not_wait_for_readers_of_others() -> Result<()> {
     let Some(binary) = etcd::find("etcd") else { return Ok(()) };
     let ports = etcd::free_ports(2)?;
     let mut cluster = Cluster::start_on(&binary, &ports)?;
-    let client = connect(&cluster).await?;
+    let client = connect(cluster.endpoints()).await?;
     // Nobody reads it, and it is the only one when the stream ends.
     let slow = client.watch(prefix("k")).await?;
     write(&client, 0, 200).await?;
     cluster.members[0].kill()?;
     let again = Cluster::start_on(&binary, &ports)?;
-    connect(&again).await?;
+    connect(again.endpoints()).await?;
     for _ in 0..100 {
         client.watch(prefix("k")).await?;
     }
@@ -161,7 +150,7 @@ async fn new_watches_do_not_wait_for_readers_of_others() -> Result<()> {
 async fn many_watches_share_a_stream_and_end_when_dropped() -> Result<()> {
     let Some(binary) = etcd::find("etcd") else { return Ok(()) };
     let cluster = Cluster::start(&binary, 1)?;
-    let client = connect(&cluster).await?;
+    let client = connect(cluster.endpoints()).await?;
     let mut watches = Vec::new();
     for _ in 0..500 {
         watches.push(client.watch(prefix("k")).await?);

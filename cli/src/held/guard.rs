@@ -130,10 +130,7 @@ fn attend(
 /// What the command left behind in its group goes, too.
 fn end_rest(group: Pid, killed: Duration) {
     tell(group, Signal::TERM);
-    let end = killed.min(now() + LAST_WORDS);
-    while test_kill_process_group(group).is_ok() && now() < end {
-        std::thread::park_timeout(LOOK);
-    }
+    until_gone(group, killed.min(now() + LAST_WORDS));
     kill(group);
 }
 
@@ -141,7 +138,10 @@ fn end_rest(group: Pid, killed: Duration) {
 /// whoever started them, which is not waited for long.
 pub(super) fn kill(group: Pid) {
     tell(group, Signal::KILL);
-    let end = now() + LAST_WORDS;
+    until_gone(group, now() + LAST_WORDS);
+}
+
+fn until_gone(group: Pid, end: Duration) {
     while test_kill_process_group(group).is_ok() && now() < end {
         std::thread::park_timeout(LOOK);
     }

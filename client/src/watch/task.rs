@@ -136,6 +136,10 @@ impl Task {
         first: u64,
         current: &mut watch::Receiver<Id>,
     ) {
+        // It moved while the stream was opened; what moves later is told.
+        if !self.client.balance().is_current(stream.endpoint()) {
+            return;
+        }
         let mut on = OnStream { asked: VecDeque::from([first]), ..OnStream::default() };
         let others =
             self.watches.iter().filter(|(key, entry)| **key != first && !entry.waits_for_room);
@@ -145,7 +149,7 @@ impl Task {
         let requests = stream.requests();
         let mut quiet_until = Instant::now() + QUIET;
         let mut forget = interval(QUIET);
-        while !self.watches.is_empty() && self.client.balance().is_current(stream.endpoint()) {
+        while !self.watches.is_empty() {
             tokio::select! {
                 answer = stream.next() => match answer {
                     Ok(Some(answer)) => {

@@ -7,9 +7,14 @@ use std::env;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use kvd_client::{Client, Options};
 use tempfile::TempDir;
+
+/// Long enough for anything on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Finds a binary of etcd's. Says so when it is missing; with `KVD_REQUIRE_ALL=1` that is an error.
 pub(crate) fn find(binary: &str) -> Option<PathBuf> {
@@ -104,4 +109,12 @@ pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>> {
     let held: Vec<TcpListener> =
         (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
     held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}
+
+/// A patient client of all members, when the cluster serves.
+pub(crate) async fn connect(endpoints: Vec<String>) -> Result<Client> {
+    let options = Options::new(endpoints).request_timeout(PATIENCE);
+    let client = Client::connect(options).await?;
+    client.get("started").await?;
+    Ok(client)
 }
