@@ -241,6 +241,7 @@ impl Client {
             if let Ok(answer) = timeout_at(next, answer.as_mut()).await {
                 return End::Answered(answer);
             }
+            self.balance().ask_around();
             let since = Instant::now();
             tokio::select! {
                 biased;

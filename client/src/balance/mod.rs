@@ -42,6 +42,8 @@ struct Inner {
     next_id: u64,
     /// A task looks after those that failed.
     recovering: bool,
+    /// When the endpoints not in use were last asked how they are, because a call waited.
+    asked_around: Option<Instant>,
 }
 
 impl Balance {
@@ -62,7 +64,7 @@ impl Balance {
         let next_id = endpoints.len() as u64;
         let picker = Picker::new(order, rand::make_rng()).ok_or(Error::NoEndpoints)?;
         let current = watch::Sender::new(picker.current());
-        let inner = Inner { picker, endpoints, next_id, recovering: false };
+        let inner = Inner { picker, endpoints, next_id, recovering: false, asked_around: None };
         Ok(Arc::new(Self { options: options.clone(), inner: Mutex::new(inner), current }))
     }
 

@@ -14,6 +14,8 @@ use super::{Balance, Endpoint};
 const ROUND_MIN: Duration = Duration::from_millis(250);
 /// Between later rounds: a member that was away for long is used again some seconds after it is back.
 const ROUND_MAX: Duration = Duration::from_secs(5);
+/// Calls that wait make the client ask around no more often.
+const ASK_AROUND_MIN: Duration = Duration::from_secs(5);
 
 /// Goes on until all endpoints are well and the client is at home, or gone.
 pub(super) async fn run(balance: Weak<Balance>) {
@@ -22,20 +24,48 @@ pub(super) async fn run(balance: Weak<Balance>) {
         sleep(pause.mul_f64(rand::make_rng::<StdRng>().random_range(0.8..1.2))).await;
         pause = pause.mul_f64(1.5).min(ROUND_MAX);
         let Some(balance) = balance.upgrade() else { return };
-        if balance.examine().await {
+        if balance.round().await {
             return;
         }
     }
 }
 
 impl Balance {
-    /// One round; true if nothing is left to look after.
-    async fn examine(self: &Arc<Self>) -> bool {
-        let mut rounds = JoinSet::new();
-        for (id, endpoint) in self.to_examine() {
-            rounds.spawn(async move { (id, endpoint.health(Instant::now()).await) });
+    /// A call waits: should it have to go elsewhere, the client knows by then who is silent. That an endpoint is well
+    /// was only ever assumed of those that the client has not used.
+    pub(crate) fn ask_around(self: &Arc<Self>) {
+        let mut inner = self.lock();
+        if inner.asked_around.is_some_and(|at| at.elapsed() < ASK_AROUND_MIN) {
+            return;
         }
-        while let Some(Ok((id, health))) = rounds.join_next().await {
+        inner.asked_around = Some(Instant::now());
+        let current = inner.picker.current();
+        let others = inner.endpoints.iter().filter(|(id, _)| **id != current);
+        let others = others.map(|(id, endpoint)| (*id, Arc::clone(endpoint))).collect();
+        drop(inner);
+        let balance = Arc::clone(self);
+        tokio::spawn(async move {
+            balance.examine(others).await;
+            balance.look_after(&mut balance.lock());
+        });
+    }
+
+    /// One round; true if nothing is left to look after.
+    async fn round(self: &Arc<Self>) -> bool {
+        self.examine(self.to_examine()).await;
+        let mut inner = self.lock();
+        inner.picker.come_home(Instant::now().into_std());
+        self.now_at(&inner, inner.picker.current());
+        inner.recovering = !inner.picker.to_examine().is_empty();
+        !inner.recovering
+    }
+
+    async fn examine(&self, endpoints: Vec<(super::Id, Arc<Endpoint>)>) {
+        let mut asked = JoinSet::new();
+        for (id, endpoint) in endpoints {
+            asked.spawn(async move { (id, endpoint.health(Instant::now()).await) });
+        }
+        while let Some(Ok((id, health))) = asked.join_next().await {
             let mut inner = self.lock();
             inner.picker.examined(id, health, Instant::now().into_std());
             // A connection that only asked is not kept: members count what they have.
@@ -43,11 +73,6 @@ impl Balance {
                 asked.disconnect();
             }
         }
-        let mut inner = self.lock();
-        inner.picker.come_home(Instant::now().into_std());
-        self.now_at(&inner, inner.picker.current());
-        inner.recovering = !inner.picker.to_examine().is_empty();
-        !inner.recovering
     }
 
     fn to_examine(&self) -> Vec<(super::Id, Arc<Endpoint>)> {

@@ -32,10 +32,6 @@ use crate::raft::{Leadership, Raft, WriteError};
 /// Pause before a proposal that no log saw is tried again, unless leadership changes sooner.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// Who waits for another leadership looks this often, beside being told: a member that leads itself can vouch for that
-/// only later than it changes.
-const LOOK: Duration = Duration::from_millis(50);
-
 /// Proposes on behalf of this member's clients, and of the other members' when this one leads.
 pub(crate) struct Proposer {
     pub(crate) raft: Raft,
@@ -173,7 +169,7 @@ impl Proposer {
         let reply = tokio::select! {
             biased;
             reply = within(limit, client.propose(request)) => reply,
-            () = self.superseded(leadership) => return Attempt::Unknown,
+            () = self.raft.superseded(leadership, self.last_word) => return Attempt::Unknown,
         };
         match reply {
             Ok(reply) => from_reply(reply),
@@ -181,15 +177,6 @@ impl Proposer {
             Err(CallError::NoAnswer(_)) if active(Mutant::ForwardRetried) => Attempt::NotAppended,
             Err(CallError::NoAnswer(_)) => Attempt::Unknown,
         }
-    }
-
-    /// Until it is known that another leadership came after this one, and a little longer.
-    async fn superseded(&self, leadership: Leadership) {
-        let mut changes = self.raft.leadership_changes();
-        while self.raft.leader().is_none_or(|now| now <= leadership) {
-            let _sooner = tokio::time::timeout(LOOK, changes.changed()).await;
-        }
-        tokio::time::sleep(self.last_word).await;
     }
 
     /// Answers a member that forwarded a proposal: only as leader, never forwarded again.

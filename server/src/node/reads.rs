@@ -113,7 +113,12 @@ impl Driver {
         let mut client = self.peers.client(leadership.leader, &urls, Lane::Calls);
         let request = self.peers.request(leadership.leader, kvd_proto::peer::ReadIndexRequest {});
         let limit = self.raft.round_timeout();
-        let reply = within(limit, client.read_index(request)).await.ok()?;
+        // A leader that is lost says nothing; what it would still say once another leads is worth nothing.
+        let reply = tokio::select! {
+            biased;
+            reply = within(limit, client.read_index(request)) => reply.ok()?,
+            () = self.raft.superseded(leadership, Duration::ZERO) => return None,
+        };
         (reply.index > 0).then_some(Index(reply.index))
     }
 }

@@ -9,6 +9,7 @@ mod log_store;
 mod network;
 mod payload;
 mod server;
+mod settings;
 mod snapshot;
 mod state_machine;
 #[cfg(test)]
@@ -36,6 +37,8 @@ use self::heard::Heard;
 pub(crate) use self::heard::Leadership;
 use self::log_store::LogStore;
 use self::network::NetworkFactory;
+pub(crate) use self::settings::RaftConfig;
+use self::settings::openraft_config;
 pub(crate) use self::snapshot::{Installer, Sender as SnapshotSender};
 use self::state_machine::StateMachine;
 use self::types::{PeerNode, Proposed, TypeConfig};
@@ -45,16 +48,9 @@ use crate::threads::ReaderPool;
 
 type Openraft = openraft::Raft<TypeConfig, StateMachine>;
 
-/// How this member takes part.
-#[derive(Clone, Debug)]
-pub(crate) struct RaftConfig {
-    /// This member.
-    pub(crate) member_id: MemberId,
-    /// Milliseconds between heartbeats.
-    pub(crate) heartbeat_ms: u64,
-    /// Milliseconds without a leader after which members campaign; etcd's election timeout.
-    pub(crate) election_ms: u64,
-}
+/// Who waits for another leadership looks this often, beside being told: a member that leads itself can vouch for that
+/// only later than it changes.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Why a write has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,6 +223,15 @@ impl Raft {
         LeadershipChanges { own: self.inner.server_metrics(), heard: self.heard.changes() }
     }
 
+    /// Until it is known that another leadership came after this one, and a little longer.
+    pub(crate) async fn superseded(&self, leadership: Leadership, longer: Duration) {
+        let mut changes = self.leadership_changes();
+        while self.leader().is_none_or(|now| now <= leadership) {
+            let _sooner = tokio::time::timeout(LOOK, changes.changed()).await;
+        }
+        tokio::time::sleep(longer).await;
+    }
+
     /// This member's term.
     pub(crate) fn term(&self) -> Term {
         Term(self.inner.metrics().borrow_watched().current_term)
@@ -333,39 +338,4 @@ impl LeadershipChanges {
             else => std::future::pending().await,
         }
     }
-}
-
-/// openraft's settings from etcd's two flags (hazard C10).
-fn openraft_config(config: &RaftConfig) -> Result<openraft::Config, String> {
-    let election_min = (config.election_ms / 2).max(1);
-    let heartbeat = config.heartbeat_ms;
-    let config = openraft::Config {
-        cluster_name: "kvd".to_owned(),
-        heartbeat_interval: heartbeat,
-        election_timeout_min: election_min,
-        election_timeout_max: config.election_ms,
-        heartbeat_min_interval: Some(if heartbeat * 23 / 10 < election_min {
-            heartbeat
-        } else {
-            0
-        }),
-        enable_pre_vote: Some(true),
-        quorum_loss_probe_interval: Some(config.election_ms * 5 / 2),
-        enable_leader_restore: Some(false),
-        allow_log_reversion: Some(false),
-        max_payload_entries: 1024,
-        max_append_entries: Some(4096),
-        api_batch_capacity: 4096,
-        api_batch_linger_ms: 0,
-        api_channel_size: Some(4096),
-        notification_channel_size: Some(65_536),
-        state_machine_channel_size: Some(65_536),
-        snapshot_policy: openraft::SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: u64::MAX / 2,
-        purge_batch_size: 1024,
-        install_snapshot_timeout: 600_000,
-        backoff: "10ms 20ms ...500ms".to_owned(),
-        ..openraft::Config::default()
-    };
-    config.validate().map_err(|error| error.to_string())
 }
