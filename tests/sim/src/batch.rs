@@ -13,6 +13,9 @@ use crate::report::{Coverage, Report};
 /// clock can tell.
 const STUCK: Duration = Duration::from_secs(300);
 
+/// The same with a mutant: some do nothing else in most seeds, and to stand still is to be found.
+const MUTANT_STUCK: Duration = Duration::from_secs(60);
+
 /// How to run seeds.
 #[derive(Clone, Debug)]
 pub struct Runner {
@@ -120,7 +123,8 @@ impl Runner {
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().map_err(|error| format!("cannot start: {error}"))?;
-        let watched = Watched::over(child.id());
+        let stuck = if self.mutant.is_some() { MUTANT_STUCK } else { STUCK };
+        let watched = Watched::over(child.id(), stuck);
         let output = child.wait_with_output();
         if watched.was_stuck() {
             return Err("time stands still".to_owned());
@@ -136,10 +140,10 @@ struct Watched {
 }
 
 impl Watched {
-    fn over(process: u32) -> Self {
+    fn over(process: u32, stuck: Duration) -> Self {
         let (done, is_done) = mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
-            if is_done.recv_timeout(STUCK) != Err(RecvTimeoutError::Timeout) {
+            if is_done.recv_timeout(stuck) != Err(RecvTimeoutError::Timeout) {
                 return false;
             }
             // Already gone: then it was not stuck after all, and its output says what it has to say.
