@@ -239,14 +239,12 @@ impl Candidate {
                 () = tenure.lost() => break,
                 () = sleep(times.retry_period) => {}
             }
-            tokio::select! {
-                () = tenure.lost() => break,
-                written = self.attempt() => match written {
-                    Ok(Some(written)) => tenure.extend(written.asked + times.renew_deadline),
-                    Ok(None) if self.is_replaced() => tenure.end(),
-                    Ok(None) => {}
-                    Err(error) => tracing::debug!(%error, "a leader's record was not renewed"),
-                },
+            // Never dropped on its way: the record it writes must be known, to be released.
+            match self.attempt().await {
+                Ok(Some(written)) => tenure.extend(written.asked + times.renew_deadline),
+                Ok(None) if self.is_replaced() => tenure.end(),
+                Ok(None) => {}
+                Err(error) => tracing::debug!(%error, "a leader's record was not renewed"),
             }
         }
         self.release().await
