@@ -140,12 +140,7 @@ impl Task {
         if !self.client.balance().is_current(stream.endpoint()) {
             return;
         }
-        let mut on = OnStream { asked: VecDeque::from([first]), ..OnStream::default() };
-        let others =
-            self.watches.iter().filter(|(key, entry)| **key != first && !entry.waits_for_room);
-        for (key, entry) in others {
-            on.create(*key, entry);
-        }
+        let mut on = self.asked_for(first);
         let requests = stream.requests();
         let mut quiet_until = Instant::now() + QUIET;
         let mut forget = interval(QUIET);
@@ -200,6 +195,17 @@ impl Task {
                 }
             }
         }
+    }
+
+    /// All watches that have room, of which the first was asked for when the stream was opened.
+    fn asked_for(&self, first: u64) -> OnStream {
+        let mut on = OnStream { asked: VecDeque::from([first]), ..OnStream::default() };
+        let others =
+            self.watches.iter().filter(|(key, entry)| **key != first && !entry.waits_for_room);
+        for (key, entry) in others {
+            on.create(*key, entry);
+        }
+        on
     }
 
     /// Takes up a watch; answers its key.
