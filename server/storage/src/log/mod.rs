@@ -220,6 +220,11 @@ impl RaftLog {
         });
     }
 
+    /// Why nothing is accepted any more, if so: a failed device stops the log, and so does closing it.
+    pub fn refusal(&self) -> Option<io::Error> {
+        self.shared.inner().refusal()
+    }
+
     /// The newest entry known durable; the purged one if there is none.
     #[must_use]
     pub fn durable(&self) -> Option<LogId> {
