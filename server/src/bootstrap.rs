@@ -2,6 +2,9 @@
 //!
 //! Every refusal is one line that says what is wrong and what to do.
 
+mod addresses;
+mod join;
+mod log;
 mod recover;
 
 use std::collections::BTreeMap;
@@ -12,25 +15,31 @@ use std::time::Duration;
 
 use kvd_core::checkpoint::Meta;
 use kvd_core::ids::{ClusterId, Incarnation, MemberId};
+use kvd_core::members::Rules;
 use kvd_core::state::{Options as StateOptions, State};
 use kvd_storage::fs::Disk;
-use kvd_storage::log::{LogError, RaftLog};
+use kvd_storage::log::RaftLog;
 use kvd_storage::space::Level;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
+use self::addresses::{KnownAddresses, directory};
+pub use self::join::{Joined, join};
+use self::log::open_log;
 use crate::apply::Applier;
 use crate::checkpoint_lane::{CheckpointLane, Room};
 use crate::fatal::FatalSignal;
 use crate::fence::Fence;
 use crate::lease_clock::LeaseClock;
-use crate::log_lane::{self, Random, SyncDelay};
+use crate::log_lane::{Random, SyncDelay};
 use crate::net::Net;
 use crate::node::agreement;
 use crate::node::leases::{Leases, Parts as LeaseParts};
+use crate::node::members;
 use crate::node::peer_side::{PeerSide, Telling};
 use crate::node::propose::Proposer;
 use crate::node::reads::{Addresses, ReadRounds};
+use crate::node::removal;
 use crate::node::upkeep::{self, Retention};
 use crate::node::watch::Watches;
 use crate::node::{Node, NodeLimits};
@@ -81,6 +90,8 @@ pub struct MemberConfig {
     pub client_urls: Vec<String>,
     /// What its flags allow.
     pub limits: NodeLimits,
+    /// What they allow of changes of the membership.
+    pub rules: Rules,
     /// How long the log is kept.
     pub snapshot_count: u64,
     /// Entries that the log keeps below the applied one.
@@ -151,36 +162,6 @@ pub fn open(config: MemberConfig, world: World) -> Result<Starting, StartError> 
     Ok(Starting { config, world, own, peers, readers, log, sender, fence, peer_side })
 }
 
-fn open_log(world: &World) -> Result<RaftLog, StartError> {
-    let (log, flusher) =
-        log_lane::open(&world.disk, &world.wal, world.segment_bytes, &world.random)
-            .map_err(|error| StartError::Storage(with_remedy(&error)))?;
-    let (delay, fatal) = (Arc::clone(&world.sync_delay), world.fatal.clone());
-    log_lane::start(world.threads, &log, flusher, delay, fatal)?;
-    Ok(log)
-}
-
-/// What is wrong with the log, and what to do where it is not the device's or the program's fault.
-fn with_remedy(error: &LogError) -> String {
-    match error {
-        LogError::Damaged { .. } | LogError::Missing { .. } | LogError::Record => format!(
-            "{error}: keep the data directory for an examination and restore it from a backup, \
-             or remove the member from the cluster and add it anew"
-        ),
-        other => other.to_string(),
-    }
-}
-
-/// Peer URLs from the newest View.
-struct KnownAddresses(Applier);
-
-impl Addresses for KnownAddresses {
-    fn peer_urls(&self, member: MemberId) -> Vec<String> {
-        let view = self.0.published().view();
-        view.membership().1.nodes.get(&member).cloned().unwrap_or_default()
-    }
-}
-
 impl Starting {
     /// Testing only: the log, for who looks at its entries while the member runs.
     #[cfg(any(test, feature = "testing"))]
@@ -204,6 +185,9 @@ impl Starting {
             StateOptions::DEFAULT,
         );
         let state = self.recover(&installer).await?;
+        if state.view().members().removed.contains(&self.own.member_id) {
+            return Err(self.was_removed());
+        }
         recover::fit_log(&self.log, &self.readers, state.applied())
             .await
             .map_err(StartError::Storage)?;
@@ -218,9 +202,7 @@ impl Starting {
         let clock = LeaseClock::new(Duration::from_millis(self.config.limits.election_ms));
         let applier = self.applier(state, &lane, fatal.clone(), clock.clone())?;
         self.peer_side.has_state(applier.clone());
-        let members = applier.published().clone();
-        self.peers
-            .insist_on(Box::new(move |id| members.view().members().present.get(&id)?.incarnation));
+        self.peers.insist_on(directory(&applier));
         let last = self.last_checkpoint()?;
         let checkpoints = Checkpoints::new(last);
         let noted =
@@ -305,6 +287,7 @@ impl Starting {
             published: applier.published().clone(),
             addresses: Arc::clone(&addresses),
             request_bytes_max: self.config.limits.request_bytes_max,
+            rules: self.config.rules,
             timeout,
             last_word: Duration::from_millis(self.config.limits.election_ms / 10),
             space: self.world.space.clone(),
@@ -351,6 +334,7 @@ impl Starting {
             fatal: self.world.fatal.clone(),
             watches: Arc::new(watches),
             fence: self.fence.clone(),
+            removed: Shutdown::new(),
             odd_members: Mutex::default(),
         })
     }
@@ -380,6 +364,8 @@ impl Starting {
         tokio::spawn(upkeep::follow_leadership(Arc::clone(node), shutdown.clone()));
         tokio::spawn(upkeep::set_cluster_version(Arc::clone(node), shutdown.clone()));
         let stores = Arc::clone(&self.world.stores);
+        tokio::spawn(members::seat_members(Arc::clone(node), shutdown.clone()));
+        tokio::spawn(removal::notice(Arc::clone(node), shutdown.clone()));
         tokio::spawn(agreement::compare(Arc::clone(node), stores, shutdown.clone()));
         tokio::spawn(upkeep::become_ready(
             Arc::clone(node),

@@ -42,7 +42,8 @@ fn serve(config: Config) -> ExitCode {
         .map_err(Into::into)
         .and_then(|()| kvd::run(config, shutdown));
     match served {
-        Ok(Ending::Stopped) => ExitCode::SUCCESS,
+        // As in etcd: who was removed has nothing to be restarted for (rule C4).
+        Ok(Ending::Stopped | Ending::Removed) => ExitCode::SUCCESS,
         Ok(Ending::Rebuild) => {
             let error = kvd::process::start_again();
             complain(&format!("kvd: the process could not start itself again: {error}\n"), 1)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kvd_core::ids::{ClusterId, MemberId};
+use kvd_core::ids::{ClusterId, Index, MemberId};
 use sha1::{Digest, Sha1};
 
 /// Id of a founding member: SHA-1 over its peer URLs, sorted and joined, and the cluster's token.
@@ -15,6 +15,12 @@ pub fn founding_member(peer_urls: &[String], token: &str) -> MemberId {
     }
     hash.update(token);
     MemberId(first_eight_bytes(&hash.finalize()))
+}
+
+/// Id of a member that is added later: the same with where the log was then instead of the token, so that a member
+/// that comes back to its URLs is another one. etcd takes the second; the log goes no second twice.
+pub fn added_member(peer_urls: &[String], at: Index) -> MemberId {
+    founding_member(peer_urls, &at.to_string())
 }
 
 /// Id of a cluster: SHA-1 over its founding members' ids in ascending order.

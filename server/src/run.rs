@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use axum::Router;
 use kvd_core::ids::{Incarnation, MemberId};
+use kvd_core::members::Rules;
 use kvd_storage::datadir::{DataDir, Identity};
 use kvd_storage::fs::{Disk, RealDisk};
 use kvd_storage::space::{Level, SpaceWatch, Thresholds};
@@ -48,6 +49,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 pub enum Ending {
     /// It was told to stop.
     Stopped,
+    /// It was removed from the cluster.
+    Removed,
     /// Its state differs from the majority's: it is to be started again, and then fetches another.
     Rebuild,
 }
@@ -92,9 +95,11 @@ pub fn run(config: Config, told_to_stop: Shutdown) -> anyhow::Result<Ending> {
             let router = http::metrics_router(Arc::clone(&node), Arc::clone(&metrics));
             serving.spawn(listen::serve(listener, router, stop_listening.clone(), limits.clone()));
         }
+        let mut removed = false;
         tokio::select! {
             () = told_to_stop.begun() => {}
             () = node.fence().rebuild_asked() => {}
+            () = node.removed() => removed = true,
             reason = fatal.raised() => bail!("{reason}"),
         }
         // Open streams and the member's own duties end with it.
@@ -113,7 +118,11 @@ pub fn run(config: Config, told_to_stop: Shutdown) -> anyhow::Result<Ending> {
             }
             reason = fatal.raised() => bail!("{reason}"),
         }
-        Ok(if told_to_stop.is_begun() { Ending::Stopped } else { Ending::Rebuild })
+        Ok(match (removed, told_to_stop.is_begun()) {
+            (true, _) => Ending::Removed,
+            (false, true) => Ending::Stopped,
+            (false, false) => Ending::Rebuild,
+        })
     })
 }
 
@@ -170,7 +179,7 @@ async fn member(
 ) -> anyhow::Result<()> {
     let starting = async {
         let peers = bind_all(&config.listen_peer_urls).await?;
-        let (member, world) = open_world(&config, &fatal, &shutdown)?;
+        let (member, world) = open_world(&config, &fatal, &shutdown).await?;
         anyhow::Ok((peers, bootstrap::open(member, world)?))
     };
     let (peers, starting) = match starting.await {
@@ -198,7 +207,7 @@ async fn member(
 }
 
 /// What a member is told, and the real world around it.
-fn open_world(
+async fn open_world(
     config: &Config,
     fatal: &FatalSignal,
     shutdown: &Shutdown,
@@ -207,7 +216,8 @@ fn open_world(
         .with_context(|| format!("cannot create data directory {}", config.data_dir.display()))?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&config.data_dir));
     let mut data_dir = DataDir::open(Arc::clone(&disk), &config.data_dir)?;
-    let identity = identity(config, &mut data_dir)?;
+    let net: Arc<dyn Net> = Arc::new(Tcp);
+    let (identity, members) = identity(config, &mut data_dir, &net).await?;
     let (wal, space) = (data_dir.wal().to_owned(), watch_space(&disk, shutdown)?);
     if data_dir.divergence()?.is_diverged() {
         let kept = data_dir.set_aside()?;
@@ -227,7 +237,7 @@ fn open_world(
     };
     let world = World {
         threads: Threads::Os,
-        net: Arc::new(Tcp) as Arc<dyn Net>,
+        net,
         disk,
         wal,
         sync_delay: Arc::new(|| Duration::ZERO),
@@ -241,7 +251,7 @@ fn open_world(
         fatal: fatal.clone(),
         shutdown: shutdown.clone(),
     };
-    Ok((member_config(config, identity), world))
+    Ok((member_config(config, identity, members), world))
 }
 
 /// Moves broken checkpoints out of the way, so that the state can be fetched from a peer (hazard A5).
@@ -261,8 +271,13 @@ fn set_aside(
     }
 }
 
-/// Whose directory it is: as it was created, or as the flags say where it is new (behaviour.md 5.1).
-fn identity(config: &Config, data_dir: &mut DataDir) -> anyhow::Result<Identity> {
+/// Whose directory it is, and who belongs to the cluster: as it was created, or where it is new, as the flags or the
+/// cluster that it is to join say (behaviour.md 5.1).
+async fn identity(
+    config: &Config,
+    data_dir: &mut DataDir,
+    net: &Arc<dyn Net>,
+) -> anyhow::Result<(Identity, BTreeMap<MemberId, Vec<String>>)> {
     let founders = founders(config);
     let asked = member_id::cluster(founders.keys());
     if let Some(identity) = data_dir.identity() {
@@ -275,33 +290,41 @@ fn identity(config: &Config, data_dir: &mut DataDir) -> anyhow::Result<Identity>
                 identity.cluster
             );
         }
-        return Ok(identity);
+        return Ok((identity, founders));
     }
     config.verify_bootstrap()?;
-    if config.initial_cluster_state == ClusterState::Existing {
-        bail!(
-            "joining a running cluster is not served yet: start with --initial-cluster-state new"
-        );
-    }
-    let own = member_id::founding_member(
-        &config.initial_advertise_peer_urls,
-        &config.initial_cluster_token,
-    );
+    let advertised = &config.initial_advertise_peer_urls;
+    let (cluster, member, members) = match config.initial_cluster_state {
+        ClusterState::New => {
+            let own = member_id::founding_member(advertised, &config.initial_cluster_token);
+            (asked, own, founders)
+        }
+        ClusterState::Existing => {
+            let joined = bootstrap::join(net, &config.initial_cluster, advertised).await?;
+            (joined.cluster_id, joined.member_id, joined.members)
+        }
+    };
     let incarnation = Incarnation(random_number()?.max(1));
-    data_dir.create(Identity { cluster: asked, member: own, incarnation })?;
-    data_dir.identity().ok_or_else(|| anyhow!("a new data directory lost its identity"))
+    data_dir.create(Identity { cluster, member, incarnation })?;
+    let identity = data_dir.identity();
+    let identity = identity.ok_or_else(|| anyhow!("a new data directory lost its identity"))?;
+    Ok((identity, members))
 }
 
 fn founders(config: &Config) -> BTreeMap<MemberId, Vec<String>> {
     member_id::founders(&config.initial_cluster, &config.initial_cluster_token)
 }
 
-fn member_config(config: &Config, identity: Identity) -> MemberConfig {
+fn member_config(
+    config: &Config,
+    identity: Identity,
+    founders: BTreeMap<MemberId, Vec<String>>,
+) -> MemberConfig {
     MemberConfig {
         name: config.name.clone(),
         member_id: identity.member,
         cluster_id: identity.cluster,
-        founders: founders(config),
+        founders,
         may_found: config.initial_cluster_state == ClusterState::New,
         client_urls: config.advertise_client_urls.clone(),
         limits: NodeLimits {
@@ -314,6 +337,7 @@ fn member_config(config: &Config, identity: Identity) -> MemberConfig {
             state_sample_entries: STATE_SAMPLE_ENTRIES,
             state_compare_interval: STATE_COMPARE_INTERVAL,
         },
+        rules: Rules { strict: config.strict_reconfig_check, learners_max: config.learners_max },
         snapshot_count: config.snapshot_count,
         snapshot_catchup_entries: config.snapshot_catchup_entries,
     }

@@ -77,6 +77,8 @@ pub enum Command {
     Publish(Publish),
     /// Sets the cluster version, `major.minor`.
     ClusterVersion(ClusterVersion),
+    /// The learner that this entry brings is a voter to be: it votes once it has caught up (hazard B4).
+    ReserveSeat(MemberId),
 }
 
 /// Writes one key (rules KV-P).
@@ -371,7 +373,8 @@ impl Command {
             | Self::LeaseRemaining(_)
             | Self::Alarm(_)
             | Self::Publish(_)
-            | Self::ClusterVersion(_) => false,
+            | Self::ClusterVersion(_)
+            | Self::ReserveSeat(_) => false,
         }
     }
 }

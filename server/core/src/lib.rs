@@ -22,6 +22,7 @@ pub mod event;
 pub mod ids;
 pub mod lease;
 pub mod limits;
+pub mod members;
 pub mod mutants;
 pub mod mvcc;
 pub mod outcome;

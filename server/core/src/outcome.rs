@@ -29,6 +29,21 @@ pub struct Applied {
     pub members_changed: bool,
 }
 
+impl Applied {
+    /// What was refused before it reached the log, by who had applied so much.
+    pub fn refused(at: LogId, revision: Revision, rejection: Rejection) -> Self {
+        Self {
+            log_id: at,
+            revision,
+            repeated: false,
+            outcome: Err(rejection),
+            events: Vec::new(),
+            leases: Vec::new(),
+            members_changed: false,
+        }
+    }
+}
+
 /// A successful answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Response {
@@ -159,6 +174,27 @@ pub enum Rejection {
     /// No such member.
     #[error("member not found")]
     MemberNotFound,
+    /// The id is a member's.
+    #[error("member ID already exist")]
+    MemberExists,
+    /// Another member is reached there.
+    #[error("Peer URLs already exists")]
+    PeerUrlsExist,
+    /// What is given is no list of peer URLs.
+    #[error("given member URLs are invalid")]
+    BadMemberUrls,
+    /// As many members without a vote as there may be.
+    #[error("too many learner members in cluster")]
+    TooManyLearners,
+    /// The member votes already.
+    #[error("can only promote a learner member")]
+    NotLearner,
+    /// The learner has not caught up.
+    #[error("can only promote a learner member which is in sync with leader")]
+    LearnerNotReady,
+    /// Too many members have never started: the change could cost the majority.
+    #[error("re-configuration failed due to not enough started members")]
+    NotEnoughStarted,
     /// A request id that its client settled, or that is too far ahead of what it settled.
     #[error("request id is outside the window of its session")]
     RequestOutsideWindow,

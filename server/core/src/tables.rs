@@ -25,8 +25,10 @@ pub struct Member {
     pub peer_urls: Vec<String>,
     /// Where clients reach it; empty until it published itself.
     pub client_urls: Vec<String>,
-    /// It does not vote.
+    /// It does not vote, and nobody said that it shall.
     pub is_learner: bool,
+    /// It was added as a voter and votes once it has caught up; until then the log knows it as a learner (hazard B4).
+    pub seat_reserved: bool,
     /// Its data directory's mark; `None` until it published itself (hazard A6).
     pub incarnation: Option<Incarnation>,
 }
@@ -240,6 +242,15 @@ impl Tables {
         true
     }
 
+    /// A learner is a voter to be; false if there is no such learner.
+    pub(crate) fn reserve_seat(&mut self, member: MemberId, rows: &mut Rows) -> bool {
+        let learner = self.members.present.get(&member).filter(|member| member.is_learner);
+        let Some(learner) = learner else { return false };
+        let voter = Member { is_learner: false, seat_reserved: true, ..learner.clone() };
+        self.set_member(member, Some(voter), rows);
+        true
+    }
+
     pub(crate) fn set_cluster_version(&mut self, version: ClusterVersion, rows: &mut Rows) {
         let id = Bytes::from_static(CLUSTER_VERSION);
         let old = self.cluster_version.map(version_row);
@@ -251,8 +262,11 @@ impl Tables {
     pub(crate) fn set_membership(&mut self, membership: &Membership, rows: &mut Rows) {
         for (id, peer_urls) in &membership.nodes {
             let before = self.members.present.get(id).cloned().unwrap_or_default();
-            let is_learner = !membership.voters.iter().any(|voters| voters.contains(id));
-            let member = Member { peer_urls: peer_urls.clone(), is_learner, ..before };
+            let votes = membership.voters.iter().any(|voters| voters.contains(id));
+            let seat_reserved = before.seat_reserved && !votes;
+            let is_learner = !votes && !seat_reserved;
+            let peer_urls = peer_urls.clone();
+            let member = Member { peer_urls, is_learner, seat_reserved, ..before };
             self.set_member(*id, Some(member), rows);
             self.set_removed(*id, false, rows);
         }
@@ -292,6 +306,41 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::MemberId;
+
+    fn membership(voters: &[u64], nodes: &[u64]) -> Membership {
+        let ids = |ids: &[u64]| ids.iter().map(|id| MemberId(*id)).collect::<Vec<_>>();
+        Membership {
+            voters: vec![ids(voters).into_iter().collect()],
+            nodes: ids(nodes).into_iter().map(|id| (id, vec![format!("http://{id}")])).collect(),
+        }
+    }
+
+    /// Hazard B4: for everybody but the log it is a voter at once; and a restart knows that, too.
+    #[test]
+    fn a_reserved_seat_is_kept_until_it_is_taken() {
+        let (mut tables, mut rows) = (Tables::default(), Rows::default());
+        let shown = |tables: &Tables| {
+            let member = &tables.members.present[&MemberId(3)];
+            (member.is_learner, member.seat_reserved)
+        };
+        tables.set_membership(&membership(&[1, 2], &[1, 2, 3]), &mut rows);
+        assert_eq!(shown(&tables), (true, false));
+        assert!(tables.reserve_seat(MemberId(3), &mut rows));
+        for stranger in [2, 4] {
+            assert!(!tables.reserve_seat(MemberId(stranger), &mut rows), "{stranger}");
+        }
+        tables.set_membership(&membership(&[1], &[1, 3]), &mut rows);
+        assert_eq!(shown(&tables), (false, true));
+        let mut again = Tables::default();
+        for (table, id, row) in tables.rows() {
+            assert!(again.recover(table, &id, row).is_ok());
+        }
+        assert_eq!(again.members, tables.members);
+        assert!(again.members.removed.contains(&MemberId(2)));
+        tables.set_membership(&membership(&[1, 3], &[1, 3]), &mut rows);
+        assert_eq!(shown(&tables), (false, false));
+    }
 
     fn changes(rows: &mut Rows) -> Vec<Option<Bytes>> {
         rows.take().into_iter().map(|(.., row)| row).collect()

@@ -78,6 +78,7 @@ fn commands() -> Vec<Command> {
             incarnation: Incarnation(5),
         }),
         Command::ClusterVersion(ClusterVersion { major: 3, minor: 6 }),
+        Command::ReserveSeat(MemberId(7)),
         Command::LeaseRenew(LeaseRenew { ids: vec![LeaseId(1), LeaseId(-300)] }),
         Command::LeaseRemaining(LeaseRemaining {
             leases: vec![Remaining { id: LeaseId(1), granted_at: Index(300), seconds: 59 }],
@@ -164,6 +165,13 @@ fn all_commands_and_meta_come_back() {
         Rejection::RequestOutsideWindow,
         Rejection::SessionUnknown,
         Rejection::AnswerNotKept { revision: Revision(7) },
+        Rejection::MemberExists,
+        Rejection::PeerUrlsExist,
+        Rejection::BadMemberUrls,
+        Rejection::TooManyLearners,
+        Rejection::NotLearner,
+        Rejection::LearnerNotReady,
+        Rejection::NotEnoughStarted,
     ] {
         let applied = Applied { repeated: true, ..applied(Err(outcome)) };
         assert_eq!(decode_outcome(encode_outcome(&applied)), Ok(applied));

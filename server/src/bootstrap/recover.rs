@@ -36,10 +36,7 @@ impl Starting {
                 )));
             }
             if reply.removed {
-                return Err(StartError::Cluster(format!(
-                    "member {} was removed from the cluster; add it anew to get a new id",
-                    self.own.member_id
-                )));
+                return Err(self.was_removed());
             }
             // Its own incarnation is known only if it took part before: then it is the log that is gone, unless
             // a vote is left; entries may have been applied and lost before they were durable (hazard A2).
@@ -54,6 +51,14 @@ impl Starting {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn was_removed(&self) -> StartError {
+        StartError::Cluster(format!(
+            "member {} was removed from the cluster for good: to take part again it needs an empty \
+             data directory and a new id from `member add`",
+            self.own.member_id
+        ))
     }
 
     async fn greet(&self, id: MemberId, urls: &[String]) -> Option<HelloReply> {
@@ -124,11 +129,14 @@ impl Starting {
         Ok(state)
     }
 
-    /// The other members, with their peer URLs.
-    fn others(&self) -> impl Iterator<Item = (MemberId, Vec<String>)> {
+    /// The other members, with their peer URLs: those of the last checkpoint, or else those that the flags name.
+    fn others(&self) -> impl Iterator<Item = (MemberId, Vec<String>)> + use<> {
         let own = self.own.member_id;
-        let founders = self.config.founders.iter().filter(move |(id, _)| **id != own);
-        founders.map(|(id, urls)| (*id, urls.clone()))
+        let checkpoint = self.last_checkpoint().ok().flatten();
+        let known = checkpoint.map(|meta| meta.membership.1.nodes);
+        let known = known.filter(|nodes| !nodes.is_empty());
+        let nodes = known.unwrap_or_else(|| self.config.founders.clone());
+        nodes.into_iter().filter(move |(id, _)| *id != own)
     }
 
     /// Fetches the state of any of these peers at or after an index (hazard A5); not of one that is contradicted

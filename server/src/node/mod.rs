@@ -1,10 +1,13 @@
 //! The member's handle: what services use. Parts do the work; this file names them and hands on.
 
 pub(crate) mod agreement;
+mod handover;
 pub(crate) mod leases;
+pub(crate) mod members;
 pub(crate) mod peer_side;
 pub(crate) mod propose;
 pub(crate) mod reads;
+pub(crate) mod removal;
 pub mod request;
 pub(crate) mod upkeep;
 pub mod watch;
@@ -27,13 +30,14 @@ pub use self::leases::LeaseFound;
 use self::leases::Leases;
 use self::propose::Proposer;
 use self::reads::ReadRounds;
-pub use self::request::{Consistency, Header, RequestError, Status, Unavailable};
+pub use self::request::{Consistency, Header, MoveRefused, RequestError, Status, Unavailable};
 use self::watch::{WatchMessages, WatchStream, Watches};
 use crate::apply::{Applier, Published};
 use crate::fatal::FatalSignal;
 use crate::fence::Fence;
 use crate::peer::identity::Identity;
 use crate::raft::{Checkpoints, Raft, SnapshotSender};
+use crate::shutdown::Shutdown;
 use crate::threads::ReaderPool;
 
 /// etcd's default for a quota of zero (rule F15).
@@ -85,6 +89,8 @@ pub struct Node {
     pub(crate) watches: Arc<Watches>,
     /// Raised once this member's state is known to be wrong.
     pub(crate) fence: Fence,
+    /// Given once this member is known to belong to the cluster no more.
+    pub(crate) removed: Shutdown,
     /// Other members whose state is known to be wrong.
     pub(crate) odd_members: Mutex<BTreeSet<MemberId>>,
 }
@@ -351,30 +357,15 @@ impl Node {
         view.membership().1.nodes.keys().map(|id| (*id, differs(id))).collect()
     }
 
-    /// Lets nobody new in, and hands leadership to the voter that is furthest along (behaviour.md 10.6).
-    pub async fn drain(&self) {
-        self.ready.send_replace(false);
-        if self.leader() != Some(self.own.member_id) {
-            return;
-        }
-        let Some(target) = self.raft.transfer_targets().into_iter().next() else {
-            return;
-        };
-        let mut changes = self.raft.leadership_changes();
-        if let Err(error) = self.raft.transfer_to(target).await {
-            tracing::warn!(%error, %target, "leadership was not handed over");
-            return;
-        }
-        let handed_over = async {
-            while self.leader() == Some(self.own.member_id) {
-                changes.changed().await;
-            }
-        };
-        let limit = Duration::from_millis(self.limits.election_ms);
-        match tokio::time::timeout(limit, handed_over).await {
-            Ok(()) => tracing::info!(%target, "leadership handed over"),
-            Err(_elapsed) => tracing::warn!(%target, "leadership was not taken over in time"),
-        }
+    /// Whether this member has no vote, and is not about to get one.
+    pub fn is_learner(&self) -> bool {
+        let view = self.published.view();
+        view.members().present.get(&self.own.member_id).is_some_and(|own| own.is_learner)
+    }
+
+    /// Returns once this member is known to belong to the cluster no more.
+    pub async fn removed(&self) {
+        self.removed.begun().await;
     }
 
     /// Stops to take part, and leaves a checkpoint behind, so that the next start has little to replay (hazard

@@ -10,6 +10,7 @@ use futures_util::Stream;
 use kvd_core::command::Membership;
 use kvd_core::ids::{Incarnation, MemberId};
 use kvd_core::mutants::{Mutant, active};
+use kvd_core::tables::Member;
 use kvd_proto::peer;
 use kvd_storage::space::Level;
 use tokio::sync::watch;
@@ -173,6 +174,33 @@ impl PeerSide {
             return Err(Status::unavailable(DIVERGED));
         }
         Ok(reply)
+    }
+
+    /// A follower forwards a change of the membership.
+    pub(crate) async fn change_members(
+        &self,
+        request: peer::ChangeMembersRequest,
+    ) -> Result<peer::ProposeReply, Status> {
+        if self.fence.is_raised() {
+            return Err(Status::failed_precondition(DIVERGED));
+        }
+        self.running()?.proposer.serve_change(request).await
+    }
+
+    /// Who belongs to the cluster, for who is about to join it.
+    pub(crate) fn members(&self) -> Result<peer::MembersReply, Status> {
+        let applier = self.state.get().ok_or_else(starting)?;
+        if self.fence.is_raised() {
+            return Err(Status::failed_precondition(DIVERGED));
+        }
+        let view = applier.published().view();
+        let info = |(id, member): (&MemberId, &Member)| peer::MemberInfo {
+            member_id: id.0,
+            peer_urls: member.peer_urls.clone(),
+            started: member.incarnation.is_some(),
+        };
+        let members = view.members().present.iter().map(info).collect();
+        Ok(peer::MembersReply { cluster_id: self.own.cluster_id.0, members })
     }
 
     /// A follower wants a read index.

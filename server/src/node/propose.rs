@@ -12,6 +12,7 @@ use bytes::Bytes;
 use kvd_core::codec;
 use kvd_core::command::{Command, Proposal};
 use kvd_core::ids::RequestId;
+use kvd_core::members::{MemberChange, Rules};
 use kvd_core::mutants::{Mutant, active};
 use kvd_core::outcome::{Applied, Rejection};
 use kvd_proto::peer::not_appended::Reason;
@@ -22,6 +23,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
+use super::members;
 use super::reads::Addresses;
 use super::request::{RequestError, Unavailable};
 use crate::apply::Published;
@@ -40,6 +42,8 @@ pub(crate) struct Proposer {
     pub(crate) addresses: Arc<dyn Addresses>,
     /// Bytes of an encoded proposal at most; etcd's `--max-request-bytes`.
     pub(crate) request_bytes_max: usize,
+    /// What is allowed of changes of the membership.
+    pub(crate) rules: Rules,
     /// etcd's ReqTimeout: 5 s and two election timeouts (behaviour.md 10.4).
     pub(crate) timeout: Duration,
     /// Once another leads, the answer of the one before has so long to come, as when it handed leadership over. Without
@@ -58,8 +62,16 @@ pub(crate) struct Counters {
     pub(crate) failed: AtomicU64,
 }
 
+/// What the leader is asked for.
+pub(super) enum Wanted {
+    /// That an encoded proposal is applied.
+    Proposal(Bytes),
+    /// That the membership changes.
+    Change(MemberChange),
+}
+
 /// How one attempt ended.
-enum Attempt {
+pub(super) enum Attempt {
     Applied(Applied),
     /// No log saw it.
     NotAppended,
@@ -105,8 +117,16 @@ impl Proposer {
         let _permit = timeout_at(deadline, self.permit(proposal.len()))
             .await
             .map_err(|_elapsed| Unavailable::TooManyRequests)??;
+        self.until_visible(Wanted::Proposal(proposal), deadline).await
+    }
+
+    pub(super) async fn until_visible(
+        &self,
+        wanted: Wanted,
+        deadline: Instant,
+    ) -> Result<Applied, Unavailable> {
         let before = self.raft.leader();
-        let applied = self.until_appended(&proposal, deadline, before).await?;
+        let applied = self.until_appended(&wanted, deadline, before).await?;
         if active(Mutant::AnswerBeforeVisible) {
             return Ok(applied);
         }
@@ -119,13 +139,13 @@ impl Proposer {
 
     async fn until_appended(
         &self,
-        proposal: &Bytes,
+        wanted: &Wanted,
         deadline: Instant,
         before: Option<Leadership>,
     ) -> Result<Applied, Unavailable> {
         let mut changes = self.raft.leadership_changes();
         loop {
-            match timeout_at(deadline, self.attempt(proposal, deadline)).await {
+            match timeout_at(deadline, self.attempt(wanted, deadline)).await {
                 Ok(Attempt::Applied(applied)) => return Ok(applied),
                 Ok(Attempt::Unknown) => return Err(Unavailable::TimeoutLeaderFail),
                 Ok(Attempt::Refused(unavailable)) => return Err(unavailable),
@@ -140,35 +160,39 @@ impl Proposer {
         }
     }
 
-    async fn attempt(&self, proposal: &Bytes, deadline: Instant) -> Attempt {
+    async fn attempt(&self, wanted: &Wanted, deadline: Instant) -> Attempt {
         let Some(leadership) = self.raft.leader() else {
             return Attempt::NotAppended;
         };
-        if leadership.leader == self.raft.own_id() {
-            return match self.raft.write(proposal.clone()).await {
-                Ok(applied) => Attempt::Applied(applied),
-                Err(WriteError::NotAppended) => Attempt::NotAppended,
-                Err(WriteError::Unknown) => Attempt::Unknown,
-                Err(WriteError::Stopped) => Attempt::Refused(Unavailable::Stopped),
-            };
+        if leadership.leader != self.raft.own_id() {
+            return self.forward(leadership, wanted, deadline).await;
         }
-        self.forward(leadership, proposal, deadline).await
+        match wanted {
+            Wanted::Proposal(proposal) => self.raft.write(proposal.clone()).await.into(),
+            Wanted::Change(change) => self.change_here(change).await,
+        }
     }
 
-    async fn forward(
-        &self,
-        leadership: Leadership,
-        proposal: &Bytes,
-        deadline: Instant,
-    ) -> Attempt {
+    async fn forward(&self, leadership: Leadership, wanted: &Wanted, deadline: Instant) -> Attempt {
         let leader = leadership.leader;
         let urls = self.addresses.peer_urls(leader);
         let mut client = self.peers.client(leader, &urls, Lane::Calls);
-        let request = self.peers.request(leader, ProposeRequest { proposal: proposal.clone() });
         let limit = deadline.saturating_duration_since(Instant::now());
+        let answer = async {
+            match wanted {
+                Wanted::Proposal(proposal) => {
+                    let request = ProposeRequest { proposal: proposal.clone() };
+                    within(limit, client.propose(self.peers.request(leader, request))).await
+                }
+                Wanted::Change(change) => {
+                    let request = members::to_request(change);
+                    within(limit, client.change_members(self.peers.request(leader, request))).await
+                }
+            }
+        };
         let reply = tokio::select! {
             biased;
-            reply = within(limit, client.propose(request)) => reply,
+            reply = answer => reply,
             () = self.raft.superseded(leadership, self.last_word) => return Attempt::Unknown,
         };
         match reply {
@@ -236,7 +260,18 @@ enum Served {
     Unknown,
 }
 
-fn refusal(reason: Reason) -> ProposeReply {
+impl From<Result<Applied, WriteError>> for Attempt {
+    fn from(written: Result<Applied, WriteError>) -> Self {
+        match written {
+            Ok(applied) => Self::Applied(applied),
+            Err(WriteError::NotAppended) => Self::NotAppended,
+            Err(WriteError::Unknown) => Self::Unknown,
+            Err(WriteError::Stopped) => Self::Refused(Unavailable::Stopped),
+        }
+    }
+}
+
+pub(super) fn refusal(reason: Reason) -> ProposeReply {
     let refusal = kvd_proto::peer::NotAppended { reason: reason.into() };
     ProposeReply { result: Some(Reply::NotAppended(refusal)) }
 }
@@ -252,6 +287,7 @@ fn from_reply(reply: ProposeReply) -> Attempt {
             Reason::NotLeader | Reason::Stopped => Attempt::NotAppended,
             Reason::TooManyRequests => Attempt::Refused(Unavailable::TooManyRequests),
             Reason::NoSpace => Attempt::Refused(Unavailable::NoSpace),
+            Reason::Unhealthy => Attempt::Refused(Unavailable::Unhealthy),
             Reason::TooLarge => Attempt::Refused(Unavailable::Stopped),
         },
         Some(Reply::Unknown(_)) | None => Attempt::Unknown,

@@ -63,9 +63,23 @@ pub enum Unavailable {
     /// This member's state differs from the majority's: it is not served (hazard B10).
     #[error("the state of this member differs from the majority's")]
     Diverged,
+    /// Too few members answer to risk a change of the membership (rule C8).
+    #[error("unhealthy cluster")]
+    Unhealthy,
     /// This member's device is too full for requests that grow the store.
     #[error("database space exceeded")]
     NoSpace,
+}
+
+/// Why leadership is not moved (behaviour.md 6.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum MoveRefused {
+    /// This member does not lead.
+    #[error("not leader")]
+    NotLeader,
+    /// It is no voter, or does not answer.
+    #[error("bad leader transferee")]
+    BadTransferee,
 }
 
 /// Who answers: what a response header states beside the revision (rule H1).

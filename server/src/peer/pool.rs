@@ -33,8 +33,16 @@ pub(crate) enum Lane {
     Calls,
 }
 
-/// Under which incarnation a member published itself, as far as this one knows.
-type Incarnations = Box<dyn Fn(MemberId) -> Option<Incarnation> + Send + Sync>;
+/// What this member's state says of a member.
+type Told<T> = Box<dyn Fn(MemberId) -> Option<T> + Send + Sync>;
+
+/// What this member knows of the others, once its state is open.
+pub(crate) struct Directory {
+    /// Under which incarnation one published itself.
+    pub(crate) incarnation: Told<Incarnation>,
+    /// Where one is reached now, which may be elsewhere than when a caller was told (rule C5).
+    pub(crate) peer_urls: Told<Vec<String>>,
+}
 
 /// A connection with the addresses it was made for.
 type Connection = (Vec<String>, Channel);
@@ -49,7 +57,7 @@ struct Inner {
     own: Identity,
     net: Arc<dyn Net>,
     /// Missing until this member's state is open.
-    incarnations: OnceLock<Incarnations>,
+    directory: OnceLock<Directory>,
     /// By member and purpose.
     channels: Mutex<BTreeMap<(MemberId, Lane), Connection>>,
 }
@@ -70,56 +78,74 @@ pub(crate) enum CallError {
 
 impl Peers {
     pub(crate) fn new(own: Identity, net: Arc<dyn Net>) -> Self {
-        let (incarnations, channels) = (OnceLock::new(), Mutex::default());
-        Self { inner: Arc::new(Inner { own, net, incarnations, channels }) }
+        let (directory, channels) = (OnceLock::new(), Mutex::default());
+        Self { inner: Arc::new(Inner { own, net, directory, channels }) }
     }
 
-    /// From now on requests are for the data directory that their receiver was published with (hazard A6).
-    pub(crate) fn insist_on(&self, incarnations: Incarnations) {
-        let _set_twice = self.inner.incarnations.set(incarnations);
+    /// From now on requests are for the data directory that their receiver was published with (hazard A6), and go to
+    /// where it is reached now.
+    pub(crate) fn insist_on(&self, directory: Directory) {
+        let _set_twice = self.inner.directory.set(directory);
+    }
+
+    /// Lets go of connections to who is no member any more.
+    pub(crate) fn keep(&self, is_member: impl Fn(MemberId) -> bool) {
+        let mut channels = self.inner.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.retain(|(member, _), _| is_member(*member));
     }
 
     /// A client for one member and purpose, connected when first used.
     pub(crate) fn client(&self, to: MemberId, urls: &[String], lane: Lane) -> PeerClient<Channel> {
+        let now = self.inner.directory.get().and_then(|known| (known.peer_urls)(to));
+        let urls = now.as_deref().unwrap_or(urls);
         let mut channels = self.inner.channels.lock().unwrap_or_else(PoisonError::into_inner);
         let channel = match channels.get(&(to, lane)) {
             Some((known, channel)) if known == urls => channel.clone(),
             _ => {
-                let channel = self.connect_lazily(urls);
+                let channel = connect_lazily(&self.inner.net, urls);
                 channels.insert((to, lane), (urls.to_vec(), channel.clone()));
                 channel
             }
         };
         drop(channels);
-        PeerClient::new(channel)
-            .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        client(channel)
     }
 
     /// A signed request.
     pub(crate) fn request<T>(&self, to: MemberId, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        let known = self.inner.incarnations.get().and_then(|known| known(to));
+        let known = self.inner.directory.get().and_then(|known| (known.incarnation)(to));
         identity::sign(&mut request, &self.inner.own, to, known);
         request
     }
+}
 
-    fn connect_lazily(&self, urls: &[String]) -> Channel {
-        let net = Arc::clone(&self.inner.net);
-        let urls: Arc<[Url]> = urls.iter().filter_map(|url| Url::parse(url).ok()).collect();
-        let connector = tower::service_fn(move |_uri: http::Uri| {
-            let (net, urls) = (Arc::clone(&net), Arc::clone(&urls));
-            async move { connect_any(&*net, &urls).await.map(TokioIo::new) }
-        });
-        // The URI names nobody: the connector knows the addresses.
-        Endpoint::from_static("http://member")
-            .connect_timeout(PEER_CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(Duration::from_secs(2))
-            .keep_alive_timeout(Duration::from_secs(2))
-            .initial_stream_window_size(Some(4 << 20))
-            .initial_connection_window_size(Some(8 << 20))
-            .connect_with_connector_lazy(connector)
-    }
+/// A client of its own for somebody who belongs to no cluster yet, connected when first used.
+pub(crate) fn stranger(net: &Arc<dyn Net>, urls: &[String]) -> PeerClient<Channel> {
+    client(connect_lazily(net, urls))
+}
+
+fn client(channel: Channel) -> PeerClient<Channel> {
+    PeerClient::new(channel)
+        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
+}
+
+fn connect_lazily(net: &Arc<dyn Net>, urls: &[String]) -> Channel {
+    let net = Arc::clone(net);
+    let urls: Arc<[Url]> = urls.iter().filter_map(|url| Url::parse(url).ok()).collect();
+    let connector = tower::service_fn(move |_uri: http::Uri| {
+        let (net, urls) = (Arc::clone(&net), Arc::clone(&urls));
+        async move { connect_any(&*net, &urls).await.map(TokioIo::new) }
+    });
+    // The URI names nobody: the connector knows the addresses.
+    Endpoint::from_static("http://member")
+        .connect_timeout(PEER_CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(Duration::from_secs(2))
+        .keep_alive_timeout(Duration::from_secs(2))
+        .initial_stream_window_size(Some(4 << 20))
+        .initial_connection_window_size(Some(8 << 20))
+        .connect_with_connector_lazy(connector)
 }
 
 /// Connects to the first address that accepts.

@@ -4,8 +4,10 @@
 //! may be tried again; [`WriteError::Unknown`] means it may still happen and must not be (hazard A7).
 
 mod checkpoints;
+mod handover;
 mod heard;
 mod log_store;
+mod membership;
 mod network;
 mod payload;
 mod server;
@@ -249,41 +251,6 @@ impl Raft {
     pub(crate) fn last(&self) -> Index {
         let last = self.inner.metrics().borrow_watched().last_log_index;
         last.map_or(Index(0), |last| Index(last).next())
-    }
-
-    /// Voters other than this member that answered within an election timeout, those that have most of the log
-    /// first. No other may be handed leadership: openraft stops to lead at once and never takes it back
-    /// (hazard F31).
-    pub(crate) fn transfer_targets(&self) -> Vec<MemberId> {
-        let metrics = self.inner.metrics();
-        let metrics = metrics.borrow_watched();
-        let (Some(replication), Some(heartbeat)) = (&metrics.replication, &metrics.heartbeat)
-        else {
-            return Vec::new();
-        };
-        let age_max = Duration::from_millis(self.config.election_ms);
-        let answered = |id| {
-            let at = heartbeat.get(id).and_then(Option::as_ref);
-            at.is_some_and(|at| at.elapsed() <= age_max)
-        };
-        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
-        let mut targets: Vec<_> = replication
-            .iter()
-            .filter(|(id, matched)| {
-                **id != self.config.member_id.0
-                    && voters.contains(id)
-                    && matched.is_some()
-                    && answered(*id)
-            })
-            .map(|(id, matched)| (*matched, MemberId(*id)))
-            .collect();
-        targets.sort_by_key(|(matched, _)| std::cmp::Reverse(*matched));
-        targets.into_iter().map(|(_, id)| id).collect()
-    }
-
-    /// Hands leadership over; returns at once.
-    pub(crate) async fn transfer_to(&self, target: MemberId) -> Result<(), String> {
-        self.inner.trigger().transfer_leader(target.0).await.map_err(|fatal| fatal.to_string())
     }
 
     /// From now on this member does not stand for election; its vote and its log stay at work.

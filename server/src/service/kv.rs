@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{header, kv as convert};
 use super::range_stream::{self, RangeStream};
-use super::{request_id, status};
+use super::{learner, request_id, status};
 use crate::node::{Consistency, Node, RequestError};
 
 /// Serves KV.
@@ -77,6 +77,7 @@ impl Kv for KvService {
     ) -> Result<Response<pb::RangeResponse>, Status> {
         let request = request.into_inner();
         let consistency = consistency(request.serializable);
+        learner::may_read(&self.node, consistency)?;
         let query = convert::range_query(request).map_err(status::rejected)?;
         let read = self.node.read(consistency, move |view, access| {
             Ok(view.range(&query, access)?.map(|answer| (answer, view.revision())))

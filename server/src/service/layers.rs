@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
 use tonic::{Code, Status};
 
+use super::learner;
 use super::methods::{self, Unknown};
 use super::observe::observe;
 use super::status;
@@ -38,6 +39,7 @@ pub(crate) async fn grpc(State(layer): State<Layer>, request: Request, next: Nex
     layer.metrics.grpc_started(method);
     let response = if methods::is_served(method) {
         let allowed = answers(&layer.node, method);
+        let allowed = allowed.and_then(|()| learner::answers(&layer.node, method));
         match allowed.and_then(|()| checked(&layer.node, request.headers())) {
             Ok(()) => within(deadline(request.headers()), next.run(request)).await,
             Err(refused) => refusal(refused),

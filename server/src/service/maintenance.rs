@@ -118,9 +118,16 @@ impl Maintenance for MaintenanceService {
 
     async fn move_leader(
         &self,
-        _request: Request<pb::MoveLeaderRequest>,
+        request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
-        Err(status::unserved("MoveLeader"))
+        match self.node.move_leader(MemberId(request.into_inner().target_id)).await {
+            // Without a header (rule H8).
+            Ok(true) => Ok(Response::new(pb::MoveLeaderResponse { header: None })),
+            Ok(false) => {
+                Err(Status::unknown("etcdserver: request timed out, leader transfer took too long"))
+            }
+            Err(refused) => Err(Status::failed_precondition(format!("etcdserver: {refused}"))),
+        }
     }
 
     async fn downgrade(

@@ -3,6 +3,7 @@
 
 pub(crate) mod convert;
 pub(crate) mod layers;
+mod learner;
 pub(crate) mod methods;
 
 mod cluster;

@@ -86,6 +86,21 @@ impl Peer for PeerService {
         Ok(Response::new(self.node.propose(request.into_inner()).await?))
     }
 
+    async fn change_members(
+        &self,
+        request: Request<peer::ChangeMembersRequest>,
+    ) -> Result<Response<peer::ProposeReply>, Status> {
+        self.node.check(request.metadata())?;
+        Ok(Response::new(self.node.change_members(request.into_inner()).await?))
+    }
+
+    async fn members(
+        &self,
+        _request: Request<peer::MembersRequest>,
+    ) -> Result<Response<peer::MembersReply>, Status> {
+        Ok(Response::new(self.node.members()?))
+    }
+
     async fn read_index(
         &self,
         request: Request<peer::ReadIndexRequest>,

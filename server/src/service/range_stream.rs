@@ -14,6 +14,7 @@ use tonic::Status;
 
 use super::convert::{header, kv as convert};
 use super::kv::consistency;
+use super::learner;
 use super::status;
 use crate::limits::{STREAM_KEYS_FIRST, STREAM_KEYS_MAX};
 use crate::node::{Consistency, Node};
@@ -25,6 +26,7 @@ pub(crate) type RangeStream =
 /// Checks a request and answers it piece by piece.
 pub(super) fn open(node: Arc<Node>, request: pb::RangeRequest) -> Result<RangeStream, Status> {
     let consistency = consistency(request.serializable);
+    learner::may_read(&node, consistency)?;
     let query = convert::range_query(request).map_err(status::rejected)?;
     let in_key_order = query.sort_order == SortOrder::None
         || (query.sort_order == SortOrder::Ascend && query.sort_target == SortTarget::Key);

@@ -69,6 +69,23 @@ fn rejection(rejection: &Rejection) -> (Code, Cow<'static, str>) {
         Rejection::Corrupt => (DataLoss, "etcdserver: corrupt cluster"),
         Rejection::RequestTooLarge => (InvalidArgument, "etcdserver: request is too large"),
         Rejection::MemberNotFound => (NotFound, "etcdserver: member not found"),
+        Rejection::MemberExists => (FailedPrecondition, "etcdserver: member ID already exist"),
+        Rejection::PeerUrlsExist => (FailedPrecondition, "etcdserver: Peer URLs already exists"),
+        Rejection::BadMemberUrls => (InvalidArgument, "etcdserver: given member URLs are invalid"),
+        Rejection::TooManyLearners => {
+            (FailedPrecondition, "etcdserver: too many learner members in cluster")
+        }
+        Rejection::NotLearner => {
+            (FailedPrecondition, "etcdserver: can only promote a learner member")
+        }
+        Rejection::LearnerNotReady => (
+            FailedPrecondition,
+            "etcdserver: can only promote a learner member which is in sync with leader",
+        ),
+        // Declared FailedPrecondition in etcd, but served Unknown (behaviour.md 9.1).
+        Rejection::NotEnoughStarted => {
+            (Code::Unknown, "etcdserver: re-configuration failed due to not enough started members")
+        }
         // Three of ours: etcd knows no request ids.
         Rejection::RequestOutsideWindow => {
             (FailedPrecondition, "kvd: request id is outside the window of its session")
@@ -114,6 +131,7 @@ fn unavailable(unavailable: Unavailable) -> (Code, &'static str) {
         Unavailable::TooManyRequests => (Code::Unknown, "etcdserver: too many requests"),
         Unavailable::Stopped => (Code::Unavailable, "etcdserver: server stopped"),
         Unavailable::NoSpace => NO_SPACE,
+        Unavailable::Unhealthy => (Code::Unavailable, "etcdserver: unhealthy cluster"),
         Unavailable::Diverged => (Code::Unavailable, DIVERGED),
     }
 }
@@ -141,6 +159,14 @@ NotFound\tetcdserver: requested lease not found
 FailedPrecondition\tetcdserver: lease already exists
 OutOfRange\tetcdserver: too large lease TTL
 NotFound\tetcdserver: member not found
+FailedPrecondition\tetcdserver: member ID already exist
+FailedPrecondition\tetcdserver: Peer URLs already exists
+InvalidArgument\tetcdserver: given member URLs are invalid
+FailedPrecondition\tetcdserver: too many learner members in cluster
+FailedPrecondition\tetcdserver: can only promote a learner member
+FailedPrecondition\tetcdserver: can only promote a learner member which is in sync with leader
+Unknown\tetcdserver: re-configuration failed due to not enough started members
+Unavailable\tetcdserver: unhealthy cluster
 InvalidArgument\tetcdserver: request is too large
 Unknown\tetcdserver: too many requests
 Unavailable\tetcdserver: no leader
@@ -157,7 +183,7 @@ FailedPrecondition\tkvd: session of the request id is not known
 FailedPrecondition\tkvd: request was applied at revision 7, its answer was not kept
 Unavailable\tkvd: the state of this member differs from the majority's and is being replaced; ask another member";
 
-    const REJECTIONS: [Rejection; 19] = [
+    const REJECTIONS: [Rejection; 26] = [
         Rejection::EmptyKey,
         Rejection::KeyNotFound,
         Rejection::ValueProvided,
@@ -174,12 +200,19 @@ Unavailable\tkvd: the state of this member differs from the majority's and is be
         Rejection::Corrupt,
         Rejection::RequestTooLarge,
         Rejection::MemberNotFound,
+        Rejection::MemberExists,
+        Rejection::PeerUrlsExist,
+        Rejection::BadMemberUrls,
+        Rejection::TooManyLearners,
+        Rejection::NotLearner,
+        Rejection::LearnerNotReady,
+        Rejection::NotEnoughStarted,
         Rejection::RequestOutsideWindow,
         Rejection::SessionUnknown,
         Rejection::AnswerNotKept { revision: Revision(7) },
     ];
 
-    const UNAVAILABLES: [Unavailable; 11] = [
+    const UNAVAILABLES: [Unavailable; 12] = [
         Unavailable::NoLeader,
         Unavailable::LeaderChanged,
         Unavailable::Timeout,
@@ -191,6 +224,7 @@ Unavailable\tkvd: the state of this member differs from the majority's and is be
         Unavailable::Stopped,
         Unavailable::NoSpace,
         Unavailable::Diverged,
+        Unavailable::Unhealthy,
     ];
 
     /// Every row is raised by some error and every error is a row.

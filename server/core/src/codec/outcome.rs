@@ -8,7 +8,7 @@ use super::DecodeError;
 use super::proposal::{alarm_kind, alarm_number};
 use super::wire::{Reader, Writer};
 use crate::event::KeyValue;
-use crate::ids::{LeaseId, MemberId};
+use crate::ids::{LeaseId, MemberId, Revision};
 use crate::limits::TXN_DEPTH_MAX;
 use crate::outcome::{
     Applied, DeleteAnswer, OpAnswer, PutAnswer, RangeAnswer, Rejection, Response, TxnAnswer,
@@ -17,8 +17,8 @@ use crate::outcome::{
 /// Version of the answer format.
 const VERSION: u8 = 1;
 
-/// Every refusal that says nothing more, at the place that is its number; append only.
-const REJECTIONS: [Rejection; 18] = [
+/// Every refusal, at the place that is its number; append only.
+const REJECTIONS: [Rejection; 26] = [
     Rejection::EmptyKey,
     Rejection::KeyNotFound,
     Rejection::ValueProvided,
@@ -37,6 +37,14 @@ const REJECTIONS: [Rejection; 18] = [
     Rejection::MemberNotFound,
     Rejection::RequestOutsideWindow,
     Rejection::SessionUnknown,
+    Rejection::AnswerNotKept { revision: Revision(0) },
+    Rejection::MemberExists,
+    Rejection::PeerUrlsExist,
+    Rejection::BadMemberUrls,
+    Rejection::TooManyLearners,
+    Rejection::NotLearner,
+    Rejection::LearnerNotReady,
+    Rejection::NotEnoughStarted,
 ];
 
 /// Number of the refusal that carries a revision.
@@ -104,6 +112,13 @@ fn rejection_number(rejection: &Rejection) -> u8 {
         Rejection::RequestOutsideWindow => 16,
         Rejection::SessionUnknown => 17,
         Rejection::AnswerNotKept { .. } => ANSWER_NOT_KEPT,
+        Rejection::MemberExists => 19,
+        Rejection::PeerUrlsExist => 20,
+        Rejection::BadMemberUrls => 21,
+        Rejection::TooManyLearners => 22,
+        Rejection::NotLearner => 23,
+        Rejection::LearnerNotReady => 24,
+        Rejection::NotEnoughStarted => 25,
     }
 }
 

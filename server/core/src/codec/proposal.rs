@@ -119,6 +119,10 @@ fn write_command(out: &mut Writer, command: &Command) {
                 out.i64(lease.seconds);
             }
         }
+        Command::ReserveSeat(member) => {
+            out.u8(13);
+            out.u64(member.0);
+        }
     }
 }
 
@@ -152,6 +156,7 @@ fn read_command(input: &mut Reader) -> Result<Command, DecodeError> {
             Command::LeaseRenew(LeaseRenew { ids: input.list(|input| Ok(LeaseId(input.i64()?)))? })
         }
         12 => Command::LeaseRemaining(LeaseRemaining { leases: input.list(read_remaining)? }),
+        13 => Command::ReserveSeat(MemberId(input.u64()?)),
         found => return Err(DecodeError::Tag { what: "command", found }),
     })
 }

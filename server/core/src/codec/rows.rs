@@ -128,21 +128,38 @@ pub(crate) fn encode_member(member: &Member) -> Bytes {
     out.bytes(member.name.as_bytes());
     out.strings(&member.peer_urls);
     out.strings(&member.client_urls);
-    out.flag(member.is_learner);
+    out.u8(match (member.is_learner, member.seat_reserved) {
+        (false, false) => VOTER,
+        (true, _) => LEARNER,
+        (false, true) => SEAT_RESERVED,
+    });
     out.option(member.incarnation, |out, incarnation| out.u64(incarnation.0));
     out.finish()
 }
 
+/// What part a member has, as its row says: append only.
+const VOTER: u8 = 0;
+const LEARNER: u8 = 1;
+const SEAT_RESERVED: u8 = 2;
+
 /// Reads the row of a member.
 pub(crate) fn decode_member(input: Bytes) -> Result<Member, DecodeError> {
     let mut input = Reader::versioned(input, VERSION)?;
-    let member = Member {
+    let mut member = Member {
         name: input.string()?,
         peer_urls: input.strings()?,
         client_urls: input.strings()?,
-        is_learner: input.flag("is_learner")?,
-        incarnation: input.option(|input| input.u64().map(Incarnation))?,
+        is_learner: false,
+        seat_reserved: false,
+        incarnation: None,
     };
+    match input.u8()? {
+        VOTER => {}
+        LEARNER => member.is_learner = true,
+        SEAT_RESERVED => member.seat_reserved = true,
+        found => return Err(DecodeError::Tag { what: "part of a member", found }),
+    }
+    member.incarnation = input.option(|input| input.u64().map(Incarnation))?;
     input.finish()?;
     Ok(member)
 }

@@ -60,7 +60,8 @@ impl State {
             | Command::LeaseRemaining(_)
             | Command::Alarm(_)
             | Command::Publish(_)
-            | Command::ClusterVersion(_) => (false, false),
+            | Command::ClusterVersion(_)
+            | Command::ReserveSeat(_) => (false, false),
         };
         if stopped_by_corruption && alarmed(AlarmKind::Corrupt) {
             return Err(Rejection::Corrupt);
@@ -96,6 +97,13 @@ impl State {
             }
             Command::Publish(publish) => {
                 if self.tables.publish(publish, &mut self.rows) {
+                    Done::nothing(Response::None)
+                } else {
+                    Rejection::MemberNotFound.into()
+                }
+            }
+            Command::ReserveSeat(member) => {
+                if self.tables.reserve_seat(*member, &mut self.rows) {
                     Done::nothing(Response::None)
                 } else {
                     Rejection::MemberNotFound.into()

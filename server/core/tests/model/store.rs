@@ -243,7 +243,10 @@ impl Model {
                 Response::None
             }
             Command::Alarm(change) => Response::Alarm(self.alarm(*change)),
-            Command::Txn(_) | Command::Publish(_) | Command::ClusterVersion(_) => Response::None,
+            Command::Txn(_)
+            | Command::Publish(_)
+            | Command::ClusterVersion(_)
+            | Command::ReserveSeat(_) => Response::None,
         })
     }
 

@@ -14,6 +14,7 @@ use kvd::service;
 use kvd::shutdown::Shutdown;
 use kvd::threads::Threads;
 use kvd_core::ids::{ClusterId, Incarnation, Index};
+use kvd_core::members::Rules;
 use kvd_storage::fs::Disk;
 use kvd_storage::space::{Level, SpaceWatch, Thresholds};
 use rand::rngs::StdRng;
@@ -120,6 +121,7 @@ impl Machine {
                 state_sample_entries: self.flags.sample_entries,
                 state_compare_interval: Duration::from_millis(self.flags.compare_ms),
             },
+            rules: Rules { strict: true, learners_max: 1 },
             snapshot_count: self.flags.snapshot_count,
             snapshot_catchup_entries: self.flags.snapshot_count / 4,
         }
