@@ -34,6 +34,7 @@ use crate::lease_clock::LeaseClock;
 use crate::log_lane::{Random, SyncDelay};
 use crate::net::Net;
 use crate::node::agreement;
+use crate::node::contact;
 use crate::node::leases::{Leases, Parts as LeaseParts};
 use crate::node::members;
 use crate::node::peer_side::{PeerSide, Telling};
@@ -365,6 +366,7 @@ impl Starting {
         tokio::spawn(upkeep::set_cluster_version(Arc::clone(node), shutdown.clone()));
         let stores = Arc::clone(&self.world.stores);
         tokio::spawn(members::seat_members(Arc::clone(node), shutdown.clone()));
+        tokio::spawn(contact::tell_silence(Arc::clone(node), shutdown.clone()));
         tokio::spawn(removal::notice(Arc::clone(node), shutdown.clone()));
         tokio::spawn(agreement::compare(Arc::clone(node), stores, shutdown.clone()));
         tokio::spawn(upkeep::become_ready(

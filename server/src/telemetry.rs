@@ -24,6 +24,13 @@ use crate::config::{LogConfig, LogFormat, LogLevel, LogOutput};
 /// openraft writes a line for each 64 entries that it replays (hazard B9).
 const QUIETED: [&str; 6] = ["openraft", "h2", "hyper", "tonic", "tower", "sled"];
 
+/// Parts of theirs that say many times a second that a member does not answer. `node/contact.rs` says it once.
+const REPEATING: [&str; 3] = [
+    "openraft::core::heartbeat",
+    "openraft::engine::handler::replication_handler",
+    "openraft::replication",
+];
+
 /// The process has a subscriber already.
 #[derive(Debug, Error)]
 #[error("logging is set up already: {0}")]
@@ -53,9 +60,10 @@ fn filter(level: LogLevel) -> Targets {
         LogLevel::Warn => (LevelFilter::WARN, LevelFilter::WARN),
         LogLevel::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
     };
-    QUIETED.iter().fold(Targets::new().with_default(ours), |filter, library| {
-        filter.with_target(*library, theirs)
-    })
+    let repeated = if level == LogLevel::Debug { LevelFilter::INFO } else { LevelFilter::ERROR };
+    let quieted = QUIETED.iter().map(|library| (*library, theirs));
+    let repeating = REPEATING.iter().map(|part| (*part, repeated));
+    Targets::new().with_default(ours).with_targets(quieted.chain(repeating))
 }
 
 /// Writes events as lines.

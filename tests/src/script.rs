@@ -17,6 +17,8 @@
 //! compact N [physical]         hashkv [N]        status
 //! alarm ACTION TYPE            call PATH         an empty message to any method
 //! member_list
+//! member_add URLS [learner] | member_remove MEMBER | member_promote MEMBER | member_update MEMBER URLS
+//!                                                  MEMBER is own, other, or a number; URLS has commas
 //! restart                      the server is killed and started again on its data
 //! ```
 //!
@@ -73,6 +75,7 @@
 //! A command tagged `[kvd]` would harm a real etcd and is not sent to it.
 
 mod lease;
+mod members;
 mod print;
 mod recipe;
 mod request;
@@ -88,7 +91,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kvd_proto::etcdserverpb as pb;
-use kvd_proto::etcdserverpb::cluster_client::ClusterClient;
 use kvd_proto::etcdserverpb::kv_client::KvClient;
 use kvd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use tokio::runtime::Runtime;
@@ -101,7 +103,11 @@ use self::request::Arguments;
 use self::watch::Stream;
 
 /// What kvd's log may warn of: openraft hears of its own first, empty vote after the next one.
-const HARMLESS: [&str; 1] = ["A message will be ignored because Leader vote changed"];
+const HARMLESS: [&str; 2] = [
+    "A message will be ignored because Leader vote changed",
+    // Scripts add members that nobody starts.
+    "this member does not answer",
+];
 
 /// How long what a script waits for may take. Only a failing script waits so long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -264,14 +270,6 @@ impl Runner {
         Ok(self.printer.answer(answer, Printer::alarm))
     }
 
-    fn member_list(&mut self, arguments: &Arguments) -> Output {
-        arguments.finish()?;
-        let mut client = ClusterClient::new(self.channel.clone());
-        let request = pb::MemberListRequest { linearizable: true };
-        let answer = self.runtime.block_on(client.member_list(request));
-        Ok(self.printer.answer(answer, Printer::member_list))
-    }
-
     /// Sends an empty message to any method, also to one that does not exist.
     fn call(&mut self, mut arguments: Arguments) -> Output {
         let path = arguments.positional_text("path")?;
@@ -309,6 +307,9 @@ impl goldenscript::Runner for Runner {
         if lease::COMMANDS.contains(&name) {
             return self.lease_command(name, arguments);
         }
+        if members::COMMANDS.contains(&name) {
+            return self.member_command(name, arguments);
+        }
         if recipe::COMMANDS.contains(&name) {
             return self.recipe_command(name, arguments);
         }
@@ -326,7 +327,6 @@ impl goldenscript::Runner for Runner {
             "hashkv" => self.hash_kv(arguments),
             "status" => self.status(&arguments),
             "alarm" => self.alarm(arguments),
-            "member_list" => self.member_list(&arguments),
             "call" => self.call(arguments),
             "restart" => self.restart(),
             _ => Err(format!("no command {name}").into()),

@@ -1,6 +1,7 @@
 //! The member's handle: what services use. Parts do the work; this file names them and hands on.
 
 pub(crate) mod agreement;
+pub(crate) mod contact;
 mod handover;
 pub(crate) mod leases;
 pub(crate) mod members;

@@ -122,6 +122,43 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// A place for one more member. Its [`Place::peer_url`] is to be added to the cluster before it joins.
+    pub fn place(&self) -> anyhow::Result<Place> {
+        let folder = self.members.first().and_then(|member| member.data_dir.parent());
+        let folder = folder.context("a cluster has a member, and that a folder")?.to_owned();
+        Ok(Place { folder, address: loopback_address(), network: None })
+    }
+
+    /// Starts one more member there, which joins those with these indexes; does not wait until it serves. Answers its
+    /// own index.
+    pub fn join(
+        &mut self,
+        place: &Place,
+        others: &[usize],
+        flags: &[String],
+    ) -> anyhow::Result<usize> {
+        let at = self.members.len();
+        let name = format!("m{at}");
+        let peers = others.iter().map(|other| {
+            let member = &self.members[*other];
+            format!("{}={}", member.name, member.client_url.replace(":2379", ":2380"))
+        });
+        let own = format!("{name}={}", place.peer_url());
+        let initial: Vec<String> = peers.chain([own]).collect();
+        let data_dir = place.folder.join(&name);
+        let mut arguments = arguments(&name, place.address, &data_dir, &initial.join(","));
+        arguments.retain(|argument| !argument.starts_with("--initial-cluster-state"));
+        arguments.push("--initial-cluster-state=existing".to_owned());
+        arguments.extend_from_slice(flags);
+        let client_url = format!("http://{}:2379", place.address);
+        let program = self.members[0].program.clone();
+        let process = Process::spawn(&program, &arguments, None)?;
+        let member =
+            Member { name, client_url, data_dir, program, arguments, network: None, process };
+        self.members.push(member);
+        Ok(at)
+    }
+
     /// Its members, in the order of their names `m0`, `m1`, ….
     pub fn members(&self) -> &[Member] {
         &self.members
@@ -156,6 +193,13 @@ pub struct Place {
     pub address: Ipv4Addr,
     /// The network namespace that has this address, if it is not the one that the test runs in.
     pub network: Option<String>,
+}
+
+impl Place {
+    /// Where a member there listens to its peers.
+    pub fn peer_url(&self) -> String {
+        format!("http://{}:2380", self.address)
+    }
 }
 
 /// One member: its place in the cluster, and the process that now plays it.

@@ -163,20 +163,39 @@ impl Printer {
         text
     }
 
-    pub(super) fn member_list(&mut self, response: pb::MemberListResponse) -> String {
-        let mut text = format!("member_list {}", self.header(response.header));
-        for member in &response.members {
-            let id = if Some(member.id) == self.member_id { "<member>" } else { "<another>" };
-            let _ = write!(
-                text,
-                "\n  {id} name={:?} peer_urls={} client_urls={} is_learner={}",
-                member.name,
-                urls(&member.peer_ur_ls),
-                urls(&member.client_ur_ls),
-                member.is_learner
-            );
+    /// The member that answers first, then the others: their ids, and so their order, change from run to run.
+    pub(super) fn members(
+        &mut self,
+        what: &str,
+        header: Option<pb::ResponseHeader>,
+        added: Option<pb::Member>,
+        mut members: Vec<pb::Member>,
+    ) -> String {
+        let mut text = format!("{what} {}", self.header(header));
+        if let Some(added) = added {
+            let _ = write!(text, "\n  added {}", self.member(&added));
+        }
+        members.sort_by_key(|member| !self.is_own(member.id));
+        for member in &members {
+            let _ = write!(text, "\n  {}", self.member(member));
         }
         text
+    }
+
+    /// Whether the server that answers is that member.
+    pub(super) fn is_own(&self, member: u64) -> bool {
+        Some(member) == self.member_id
+    }
+
+    fn member(&self, member: &pb::Member) -> String {
+        format!(
+            "{} name={:?} peer_urls={} client_urls={} is_learner={}",
+            if self.is_own(member.id) { "<member>" } else { "<another>" },
+            member.name,
+            urls(&member.peer_ur_ls),
+            urls(&member.client_ur_ls),
+            member.is_learner
+        )
     }
 
     /// A header with what is 0 left out.

@@ -12,7 +12,7 @@ use kvd_proto::etcdserverpb as pb;
 use kvd_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 
 /// Words that are never a key's end or a value.
-const FLAGS: [&str; 14] = [
+const FLAGS: [&str; 15] = [
     "prefix",
     "prev_kv",
     "ignore_value",
@@ -27,6 +27,7 @@ const FLAGS: [&str; 14] = [
     "progress_notify",
     "fragment",
     "keys",
+    "learner",
 ];
 
 /// What follows a command's name, not yet understood.
