@@ -13,6 +13,7 @@ mod kube_requests;
 mod leases;
 mod locks;
 mod mass_expiry;
+mod members;
 mod memory;
 mod powercut;
 mod requests;

@@ -272,6 +272,17 @@ impl Member {
         &self.arguments
     }
 
+    /// From its next start on it listens to its peers at that place.
+    pub fn move_to(&mut self, place: &Place) {
+        for argument in &mut self.arguments {
+            for flag in ["--listen-peer-urls=", "--initial-advertise-peer-urls="] {
+                if argument.starts_with(flag) {
+                    *argument = format!("{flag}{}", place.peer_url());
+                }
+            }
+        }
+    }
+
     /// Waits until the process has ended by itself, and how.
     pub fn wait_end(&mut self) -> anyhow::Result<ExitStatus> {
         if !self.process.log.wait_end(PATIENCE) {

@@ -9,6 +9,7 @@ use rand::RngExt;
 use turmoil::Sim;
 
 use super::{End, Excuse, Nemesis};
+use crate::machine::id;
 
 /// What can happen to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,8 +88,11 @@ impl Nemesis {
                 self.machines[member].misread(self.rng.random_range(0..8), self.rng.random());
                 self.excuses[member] = Excuse::Awaited;
             }
-            // Until a member has told its name, nobody can know its disk.
-            Fault::Wiped if self.rotten.is_none() && self.is_whole(member) => {
+            // Who has not heard a member's name cannot know its disk, and a leader of an older term would take it for one
+            // that starts late (seed 5 of the short elections).
+            Fault::Wiped
+                if self.rotten.is_none() && self.is_whole(member) && self.is_known(member) =>
+            {
                 self.crash(sim, member, true, now_ms);
                 self.machines[member].wipe();
                 self.coverage.count("wiped disks");
@@ -102,6 +106,16 @@ impl Nemesis {
             }
             Fault::Rot | Fault::Wiped | Fault::NoCheckpoints => {}
         }
+    }
+
+    /// Whether all others run and know by which data directory a member is known.
+    fn is_known(&self, member: usize) -> bool {
+        let others = self.machines.iter().enumerate().filter(|(at, _)| *at != member);
+        others.map(|(_, machine)| machine.node()).all(|node| {
+            let view = node.map(|node| node.view());
+            let known = view.as_ref().and_then(|view| view.members().present.get(&id(member)));
+            known.is_some_and(|known| known.incarnation.is_some())
+        })
     }
 
     /// Whether a member has a state that it could lose, and all others have one.
