@@ -223,7 +223,7 @@ fn a_learner_serves_little_and_is_promoted() -> anyhow::Result<()> {
             Err(error) => Err(error.into()),
         }
     })?;
-    until("it serves", || Ok(learner.raw_put(&alone[0], "b", Vec::new()).is_ok()))?;
+    until("it serves", || Ok(learner.raw_get(&alone[0], "a", false).is_ok()))?;
     let ledger = load.stop()?;
     let both = Caller::new(&cluster.endpoints())?;
     both.ensure_same_hashes()?;
@@ -249,15 +249,16 @@ fn members_move_and_strangers_are_refused() -> anyhow::Result<()> {
     let member = id(&caller, &cluster, follower)?;
     cluster.member(follower).terminate()?;
     let moved = cluster.place()?;
-    let url = moved.peer_url();
-    let update = MemberUpdateRequest { id: member, peer_ur_ls: vec![url] };
-    caller.run(|client| async move { client.member_update(update).await })?;
+    let update = MemberUpdateRequest { id: member, peer_ur_ls: vec![moved.peer_url()] };
+    let others = [(follower + 1) % 3, (follower + 2) % 3];
+    let others = Caller::new(&endpoints(&cluster, &others))?;
+    others.run(|client| async move { client.member_update(update).await })?;
     cluster.member(follower).move_to(&moved);
     cluster.member(follower).restart()?;
     let there = endpoints(&cluster, &[follower]);
     let reply = Caller::new(&there)?.raw_get(&there[0], "k", false)?;
     ensure!(reply.kvs[0].value == "before");
-    let still = caller.status(&cluster.endpoints()[(follower + 1) % 3])?.leader;
+    let still = others.status(&cluster.endpoints()[(follower + 1) % 3])?.leader;
     ensure!(still == leader, "the leader changed, so it need not have found anybody");
     Ok(())
 }

@@ -1,4 +1,5 @@
 //! Clusters to test against.
 
 mod log;
+mod place;
 pub mod process;

@@ -12,7 +12,6 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -21,6 +20,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::log::Log;
+use super::place;
+pub use super::place::Place;
 use crate::tools;
 
 /// How long a member may take until it serves, and until it has stopped.
@@ -85,7 +86,7 @@ impl Cluster {
     ) -> anyhow::Result<Self> {
         let here = |folder: &PathBuf| Place {
             folder: folder.clone(),
-            address: loopback_address(),
+            address: place::loopback_address(),
             network: None,
         };
         Self::start_at(program, folders.iter().map(here).collect(), flags)
@@ -126,7 +127,7 @@ impl Cluster {
     pub fn place(&self) -> anyhow::Result<Place> {
         let folder = self.members.first().and_then(|member| member.data_dir.parent());
         let folder = folder.context("a cluster has a member, and that a folder")?.to_owned();
-        Ok(Place { folder, address: loopback_address(), network: None })
+        Ok(Place { folder, address: place::loopback_address(), network: None })
     }
 
     /// Starts one more member there, which joins those with these indexes; does not wait until it serves. Answers its
@@ -181,24 +182,6 @@ impl Cluster {
             lines.map(|line| format!("{}: {line}", member.name)).collect::<Vec<_>>()
         };
         self.members.iter().flat_map(of).collect()
-    }
-}
-
-/// Where a member runs.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// Its data directory is in there.
-    pub folder: PathBuf,
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// The network namespace that has this address, if it is not the one that the test runs in.
-    pub network: Option<String>,
-}
-
-impl Place {
-    /// Where a member there listens to its peers.
-    pub fn peer_url(&self) -> String {
-        format!("http://{}:2380", self.address)
     }
 }
 
@@ -400,18 +383,6 @@ fn arguments(name: &str, address: Ipv4Addr, data_dir: &Path, initial: &str) -> V
     ]
 }
 
-/// An address nobody else uses: two bytes of it tell test processes apart, the last the members
-/// of one test process.
-fn loopback_address() -> Ipv4Addr {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    // .0 and .255 stay free, as in any network; so many live members no test has.
-    let host = NEXT.fetch_add(1, Ordering::Relaxed) % 254 + 1;
-    let [_, _, high, low] = std::process::id().to_be_bytes();
-    let [.., host] = host.to_be_bytes();
-    // 127.0 is everybody's.
-    Ipv4Addr::new(127, high.max(1), low, host)
-}
-
 /// Whether a log line says that somebody should look: JSON lines by their level, others by what
 /// a dying Go or Rust process prints.
 fn is_alarming(line: &str) -> bool {
@@ -432,13 +403,6 @@ mod tests {
         assert!(!is_alarming(r#"{"level":"info","msg":"panic is only a word here"}"#));
         assert!(is_alarming("thread 'main' panicked at src/main.rs"));
         assert!(!is_alarming("plain text"));
-    }
-
-    #[test]
-    fn addresses_are_loopback_and_differ() {
-        let (first, second) = (loopback_address(), loopback_address());
-        assert!(first.is_loopback() && second.is_loopback());
-        assert_ne!(first, second);
     }
 
     /// A real etcd is killed, started again on its data, paused, and stops when asked to.

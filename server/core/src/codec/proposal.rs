@@ -113,11 +113,7 @@ fn write_command(out: &mut Writer, command: &Command) {
         Command::LeaseRemaining(remaining) => {
             out.u8(12);
             out.u64(remaining.leases.len() as u64);
-            for lease in &remaining.leases {
-                out.i64(lease.id.0);
-                out.u64(lease.granted_at.0);
-                out.i64(lease.seconds);
-            }
+            remaining.leases.iter().for_each(|lease| write_remaining(out, lease));
         }
         Command::ReserveSeat(member) => {
             out.u8(13);
@@ -159,6 +155,12 @@ fn read_command(input: &mut Reader) -> Result<Command, DecodeError> {
         13 => Command::ReserveSeat(MemberId(input.u64()?)),
         found => return Err(DecodeError::Tag { what: "command", found }),
     })
+}
+
+fn write_remaining(out: &mut Writer, lease: &Remaining) {
+    out.i64(lease.id.0);
+    out.u64(lease.granted_at.0);
+    out.i64(lease.seconds);
 }
 
 fn read_remaining(input: &mut Reader) -> Result<Remaining, DecodeError> {

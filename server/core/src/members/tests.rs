@@ -1,3 +1,5 @@
+//! Changes of the membership on clusters of all sizes, by etcd's rules.
+
 use std::collections::BTreeMap;
 
 use super::*;

@@ -189,6 +189,7 @@ impl Model {
                 | Command::ClusterVersion(_)
                 | Command::LeaseRenew(_)
                 | Command::LeaseRemaining(_)
+                | Command::ReserveSeat(_)
         );
         if write && raised(AlarmKind::Corrupt) {
             return Err(Rejection::Corrupt);
@@ -243,10 +244,7 @@ impl Model {
                 Response::None
             }
             Command::Alarm(change) => Response::Alarm(self.alarm(*change)),
-            Command::Txn(_)
-            | Command::Publish(_)
-            | Command::ClusterVersion(_)
-            | Command::ReserveSeat(_) => Response::None,
+            _ => Response::None,
         })
     }
 

@@ -149,8 +149,7 @@ impl RaftLog {
         // Room for a head and a frame at least, in whole sectors.
         let sector = frame::SECTOR_BYTES;
         options.segment_bytes = options.segment_bytes.max(2 * sector).next_multiple_of(sector);
-        let folder = Folder { disk, path: dir.to_owned() };
-        let flusher = recovery::open(folder, options)?;
+        let flusher = recovery::open(Folder { disk, path: dir.to_owned() }, options)?;
         Ok((Self { shared: flusher.shared() }, flusher))
     }
 
