@@ -24,7 +24,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
 use self::addresses::{KnownAddresses, directory};
-pub use self::join::{Joined, join};
+pub use self::join::{Joined, join, members_now};
 use self::log::open_log;
 use crate::apply::Applier;
 use crate::checkpoint_lane::{CheckpointLane, Room};

@@ -290,7 +290,13 @@ async fn identity(
                 identity.cluster
             );
         }
-        return Ok((identity, founders));
+        let known = match config.initial_cluster_state {
+            ClusterState::New => None,
+            ClusterState::Existing => {
+                bootstrap::members_now(net, &config.initial_cluster, identity.cluster).await
+            }
+        };
+        return Ok((identity, known.unwrap_or(founders)));
     }
     config.verify_bootstrap()?;
     let advertised = &config.initial_advertise_peer_urls;

@@ -55,7 +55,7 @@ pub struct Rules {
 pub struct Seen {
     /// Those that answer, itself among them.
     pub connected: BTreeSet<MemberId>,
-    /// Those that have nine tenths of its log at least (rule C6).
+    /// Those of them that have nine tenths of its log at least (rule C6).
     pub in_sync: BTreeSet<MemberId>,
 }
 
@@ -116,7 +116,12 @@ impl MemberChange {
                 }
                 table.find(*member)?;
                 nodes.remove(member);
-                voters.remove(member);
+                let voted = voters.remove(member);
+                let answer = voters.intersection(&seen.connected).count();
+                // A seat that is reserved only counts for rule C8, and not for what the log needs to go on.
+                if rules.strict && voted && answer < quorum(voters.len()) && !voters.is_empty() {
+                    return Err(Refused::Unhealthy);
+                }
                 // Also where nobody is strict: without a voter there is no cluster to ask.
                 if voters.is_empty() {
                     return Err(Rejection::NotEnoughStarted.into());
@@ -143,6 +148,9 @@ impl MemberChange {
             Self::Seat(member) => {
                 if !table.find(*member)?.seat_reserved {
                     return Err(Rejection::NotLearner.into());
+                }
+                if !seen.connected.contains(member) {
+                    return Err(Rejection::LearnerNotReady.into());
                 }
                 voters.insert(*member);
             }

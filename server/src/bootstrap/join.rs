@@ -22,6 +22,23 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(250);
 
+const NOBODY: &str = "no member that --initial-cluster names tells who belongs to the cluster: start this one when a \
+                      majority serves";
+
+/// Who belongs to the cluster, for a member of it that starts again, if somebody tells at once: the ids of members that
+/// came later than the cluster do not follow from the flags.
+pub async fn members_now(
+    net: &Arc<dyn Net>,
+    named: &BTreeMap<String, Vec<String>>,
+    cluster_id: ClusterId,
+) -> Option<BTreeMap<MemberId, Vec<String>>> {
+    let replies = join_all(named.values().map(|urls| ask(net, urls))).await;
+    let own = replies.into_iter().flatten().filter(|reply| reply.cluster_id == cluster_id.0);
+    let newest = own.max_by_key(|reply| reply.applied)?;
+    let members = newest.members.into_iter();
+    Some(members.map(|member| (MemberId(member.member_id), member.peer_urls)).collect())
+}
+
 /// What a new member is in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Joined {
@@ -46,23 +63,13 @@ pub async fn join(
     let end = Instant::now() + PATIENCE;
     loop {
         let replies = join_all(others.iter().map(|urls| ask(net, urls))).await;
-        let answered = replies.iter().any(Option::is_some);
-        let found = replies.into_iter().flatten().map(|reply| find(reply, named, own_urls));
-        let mut last = None;
-        for found in found {
-            match found {
-                Ok(joined) => return Ok(joined),
-                Err(reason) => last = Some(reason),
-            }
-        }
-        if Instant::now() >= end {
-            let reason = match last {
-                Some(reason) if answered => reason,
-                _ => "no member that --initial-cluster names tells who belongs to the cluster: \
-                      start this one when a majority serves"
-                    .to_owned(),
-            };
-            return Err(StartError::Cluster(reason));
+        // Who has applied most knows best.
+        let newest = replies.into_iter().flatten().max_by_key(|reply| reply.applied);
+        let found = newest.ok_or_else(|| NOBODY.to_owned());
+        match found.and_then(|reply| find(reply, named, own_urls)) {
+            Ok(joined) => return Ok(joined),
+            Err(reason) if Instant::now() >= end => return Err(StartError::Cluster(reason)),
+            Err(_) => {}
         }
         sleep(PAUSE).await;
     }
@@ -128,7 +135,11 @@ mod tests {
             peer_urls: url(name),
             started: *started,
         };
-        MembersReply { cluster_id: 7, members: members.iter().enumerate().map(info).collect() }
+        MembersReply {
+            cluster_id: 7,
+            applied: 1,
+            members: members.iter().enumerate().map(info).collect(),
+        }
     }
 
     #[test]

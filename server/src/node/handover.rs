@@ -21,7 +21,7 @@ impl Node {
         if !votes || !self.raft.transfer_targets().contains(&target) {
             return Err(MoveRefused::BadTransferee);
         }
-        Ok(self.raft.hand_over(target).await.is_ok())
+        Ok(self.raft.hand_over(target).await == Ok(target))
     }
 
     /// Lets nobody new in, and hands leadership to the voter that is furthest along (behaviour.md 10.6).
@@ -34,7 +34,7 @@ impl Node {
             return;
         };
         match self.raft.hand_over(target).await {
-            Ok(()) => tracing::info!(%target, "leadership handed over"),
+            Ok(leader) => tracing::info!(%leader, "leadership handed over"),
             Err(error) => tracing::warn!(%error, %target, "leadership was not handed over"),
         }
     }

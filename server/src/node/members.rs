@@ -6,7 +6,7 @@ use std::time::Duration;
 use kvd_core::ids::MemberId;
 use kvd_core::members::{MemberChange, Refused};
 use kvd_core::outcome::Applied;
-use kvd_core::view::View;
+use kvd_core::tables::Members;
 use kvd_proto::peer::change_members_request::Change;
 use kvd_proto::peer::not_appended::Reason;
 use kvd_proto::peer::propose_reply::Result as Reply;
@@ -27,18 +27,46 @@ const CAUGHT_UP: u64 = 1_000;
 const LOOK: Duration = Duration::from_millis(100);
 
 impl Node {
-    /// Makes a change and answers with a View that has it.
-    pub async fn change_members(&self, change: MemberChange) -> Result<View, RequestError> {
+    /// Makes a change and answers who belongs to the cluster then.
+    pub async fn change_members(&self, change: MemberChange) -> Result<Members, RequestError> {
+        self.check_fence()?;
         let deadline = Instant::now() + self.proposer.timeout;
-        let applied = self.proposer.until_visible(Wanted::Change(change), deadline).await?;
+        let own = self.own.member_id;
+        let leaves = change == MemberChange::Remove(own);
+        let wanted = Wanted::Change(change);
+        let applied = if leaves {
+            // Nobody sends the entry to who is no member any more, so it need not become visible here.
+            self.proposer.until_applied(&wanted, deadline).await?
+        } else {
+            self.proposer.until_visible(wanted, deadline).await?
+        };
+        self.check_fence()?;
         applied.outcome?;
-        Ok(self.view())
+        let mut members = self.view().members().clone();
+        if leaves {
+            members.present.remove(&own);
+        }
+        Ok(members)
     }
 }
 
 impl Proposer {
-    /// As the leader: plans the change from all changes before it, and proposes it.
+    /// As the leader: makes the change. A leader that is new has not heard everybody yet, so one that finds too few
+    /// looks again for an election timeout.
     pub(super) async fn change_here(&self, change: &MemberChange) -> Attempt {
+        let patience = Instant::now() + self.raft.round_timeout();
+        loop {
+            match self.change_once(change).await {
+                Attempt::Refused(Unavailable::Unhealthy) if Instant::now() < patience => {
+                    tokio::time::sleep(LOOK).await;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// Plans the change from all changes before it, and proposes it.
+    async fn change_once(&self, change: &MemberChange) -> Attempt {
         let Some(index) = self.raft.read_index().await else { return Attempt::NotAppended };
         let view = self.published.at_least(index).await;
         let membership = view.membership();
@@ -77,8 +105,8 @@ impl Proposer {
             Attempt::Applied(applied) => Reply::Outcome(kvd_core::codec::encode_outcome(&applied)),
             Attempt::NotAppended => return Ok(refusal(Reason::NotLeader)),
             Attempt::Refused(Unavailable::Unhealthy) => return Ok(refusal(Reason::Unhealthy)),
-            Attempt::Refused(_) => return Ok(refusal(Reason::Stopped)),
-            Attempt::Unknown => Reply::Unknown(true),
+            // Who stops may have appended it before.
+            Attempt::Refused(_) | Attempt::Unknown => Reply::Unknown(true),
         };
         Ok(ProposeReply { result: Some(reply) })
     }

@@ -325,6 +325,9 @@ impl Node {
         let view = self.published.view();
         let voters = &view.membership().1.voters;
         let counters = &self.proposer.counters;
+        let votes = voters.iter().any(|voters| voters.contains(&self.own.member_id));
+        let own = view.members().present.get(&self.own.member_id);
+        let awaits_vote = own.is_some_and(|own| own.seat_reserved);
         Status {
             header: self.header(),
             leader: self.leader(),
@@ -332,7 +335,7 @@ impl Node {
             applied: view.at().index,
             last: self.raft.last(),
             revision: view.revision(),
-            is_learner: !voters.iter().any(|voters| voters.contains(&self.own.member_id)),
+            is_learner: !votes && !awaits_vote,
             // Tools divide by these: neither is ever zero, and what is in use is part of what is allocated.
             db_size: (self.db_size)().max(view.live_bytes()).max(1),
             db_size_in_use: view.live_bytes().max(1),

@@ -184,7 +184,11 @@ impl PeerSide {
         if self.fence.is_raised() {
             return Err(Status::failed_precondition(DIVERGED));
         }
-        self.running()?.proposer.serve_change(request).await
+        let reply = self.running()?.proposer.serve_change(request).await?;
+        if self.fence.is_raised() {
+            return Err(Status::unavailable(DIVERGED));
+        }
+        Ok(reply)
     }
 
     /// Who belongs to the cluster, for who is about to join it.
@@ -200,7 +204,8 @@ impl PeerSide {
             started: member.incarnation.is_some(),
         };
         let members = view.members().present.iter().map(info).collect();
-        Ok(peer::MembersReply { cluster_id: self.own.cluster_id.0, members })
+        let (cluster_id, applied) = (self.own.cluster_id.0, view.at().index.0);
+        Ok(peer::MembersReply { cluster_id, members, applied })
     }
 
     /// A follower wants a read index.

@@ -126,7 +126,7 @@ impl Proposer {
         deadline: Instant,
     ) -> Result<Applied, Unavailable> {
         let before = self.raft.leader();
-        let applied = self.until_appended(&wanted, deadline, before).await?;
+        let applied = self.until_applied(&wanted, deadline).await?;
         if active(Mutant::AnswerBeforeVisible) {
             return Ok(applied);
         }
@@ -137,13 +137,13 @@ impl Proposer {
         }
     }
 
-    async fn until_appended(
+    /// Until the leader applied it.
+    pub(super) async fn until_applied(
         &self,
         wanted: &Wanted,
         deadline: Instant,
-        before: Option<Leadership>,
     ) -> Result<Applied, Unavailable> {
-        let mut changes = self.raft.leadership_changes();
+        let (before, mut changes) = (self.raft.leader(), self.raft.leadership_changes());
         loop {
             match timeout_at(deadline, self.attempt(wanted, deadline)).await {
                 Ok(Attempt::Applied(applied)) => return Ok(applied),

@@ -36,6 +36,16 @@ pub(crate) async fn notice(node: Arc<Node>, shutdown: Shutdown) {
     }
 }
 
+/// Before a member serves: without a leader it may be one that nobody tells that it is none any more.
+pub(crate) async fn is_removed_before_ready(node: &Node) -> bool {
+    let limit = Duration::from_millis(node.limits.election_ms);
+    let removed = node.leader().is_none() && ask(node, limit).await;
+    if removed {
+        node.removed.begin();
+    }
+    removed
+}
+
 /// Whether any of the others says that this member was removed; that is final, so one suffices.
 async fn ask(node: &Node, limit: Duration) -> bool {
     let view = node.view();

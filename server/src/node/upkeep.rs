@@ -12,7 +12,7 @@ use kvd_core::mutants::{Mutant, active};
 use kvd_storage::log::RaftLog;
 use tokio::sync::{mpsc, watch};
 
-use super::Node;
+use super::{Node, removal};
 use crate::apply::Applier;
 use crate::limits::{CHECKPOINT_INTERVAL, LOG_RETAINED_BYTES, LOG_RETAINED_FOR_SNAPSHOT_BYTES};
 use crate::raft::Checkpoints;
@@ -134,13 +134,17 @@ pub(crate) async fn become_ready(
 ) {
     let ready = async {
         recovered(&node).await;
+        if removal::is_removed_before_ready(&node).await {
+            return false;
+        }
         publish(Arc::clone(&node), name, client_urls).await;
+        true
     };
-    tokio::select! {
-        () = ready => {}
+    let serves = tokio::select! {
+        serves = ready => serves,
         () = shutdown.begun() => return,
-    }
-    if node.fence.is_raised() {
+    };
+    if !serves || node.fence.is_raised() {
         return;
     }
     node.ready.send_replace(true);

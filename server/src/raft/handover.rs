@@ -7,7 +7,7 @@ use kvd_core::ids::MemberId;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 
-use super::Raft;
+use super::{LOOK, Raft};
 
 impl Raft {
     /// Voters other than this member that answered within an election timeout, those that have most of the log
@@ -45,13 +45,17 @@ impl Raft {
         self.inner.trigger().transfer_leader(target.0).await.map_err(|fatal| fatal.to_string())
     }
 
-    /// Hands leadership to that member, and waits until somebody else leads; why not, otherwise.
-    pub(crate) async fn hand_over(&self, target: MemberId) -> Result<(), String> {
+    /// Hands leadership to that member, and waits until somebody else leads: who does, or why nobody.
+    pub(crate) async fn hand_over(&self, target: MemberId) -> Result<MemberId, String> {
         let mut changes = self.leadership_changes();
         self.transfer_to(target).await?;
         let handed_over = async {
-            while self.own_leadership().is_some() {
-                changes.changed().await;
+            loop {
+                match self.leader() {
+                    Some(now) if now.leader != self.own_id() => return now.leader,
+                    // A leader is heard before it is told.
+                    _ => drop(tokio::time::timeout(LOOK, changes.changed()).await),
+                }
             }
         };
         let limit = Duration::from_millis(self.config.election_ms);

@@ -67,6 +67,8 @@ impl Raft {
             connected: answered.map(|(member, _)| id(member)).collect(),
             in_sync: in_sync.map(|(member, _)| id(member)).collect(),
         };
+        // Who had everything and is gone would cost the others their majority.
+        seen.in_sync.retain(|member| seen.connected.contains(member));
         seen.connected.insert(own);
         seen.in_sync.insert(own);
         seen

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kvd_core::ids::{MemberId, Revision};
 use kvd_core::members::MemberChange;
-use kvd_core::view::View;
+use kvd_core::tables::Members;
 use kvd_proto::etcdserverpb as pb;
 use kvd_proto::etcdserverpb::cluster_server::Cluster;
 use tonic::{Request, Response, Status};
@@ -26,13 +26,13 @@ impl ClusterService {
         Self { node }
     }
 
-    async fn change(&self, change: MemberChange) -> Result<View, Status> {
+    async fn change(&self, change: MemberChange) -> Result<Members, Status> {
         self.node.change_members(change).await.map_err(status::status)
     }
 
     /// The members after a change.
     async fn changed(&self, change: MemberChange) -> Result<Vec<pb::Member>, Status> {
-        Ok(convert::members(self.change(change).await?.members()))
+        Ok(convert::members(&self.change(change).await?))
     }
 
     /// Ids and term, but no revision (rule H7).
@@ -54,7 +54,7 @@ impl Cluster for ClusterService {
         let member = member_id::added_member(&peer_urls, now.at().index);
         let is_learner = request.is_learner;
         let added = self.change(MemberChange::Add { member, peer_urls, is_learner }).await?;
-        let (header, members) = (self.header(), convert::members(added.members()));
+        let (header, members) = (self.header(), convert::members(&added));
         let member = members.iter().find(|shown| shown.id == member.0).cloned();
         Ok(Response::new(pb::MemberAddResponse { header, member, members }))
     }

@@ -91,7 +91,10 @@ fn a_voter_enters_as_a_learner() {
         let seat = Some(Command::ReserveSeat(id(7)));
         assert_eq!(made(cluster.plan(&add(7, false))), (of(voters), vec![7], seat));
         assert_eq!(made(cluster.plan(&add(7, true))), (of(voters), vec![7], None));
-        let waiting = cluster.with(7, |member| member.seat_reserved = true);
+        let mut waiting = cluster.with(7, |member| member.seat_reserved = true);
+        let silent = waiting.refused(&MemberChange::Seat(id(7)));
+        assert_eq!(silent, rejected(Rejection::LearnerNotReady));
+        waiting.seen.connected.insert(id(7));
         let (seated, learners, command) = made(waiting.plan(&MemberChange::Seat(id(7))));
         assert!(seated.contains(&7) && learners.is_empty() && command.is_none());
         let promoted = waiting.refused(&MemberChange::Promote(id(7)));
@@ -153,6 +156,19 @@ fn members_that_do_not_answer_hold_up_others() {
     let lax = Rules { strict: false, ..RULES };
     let (members, membership) = (&two_down.members, &two_down.membership);
     assert!(add(7, false).plan(members, membership, lax, &two_down.seen).is_ok());
+}
+
+/// Who waits for its vote answers, but cannot help those that have one.
+#[test]
+fn a_reserved_seat_makes_no_majority() {
+    let mut cluster = Cluster::of(3).with(4, |member| {
+        (member.seat_reserved, member.name) = (true, "m4".to_owned());
+    });
+    cluster.seen.connected.insert(id(4));
+    assert!(cluster.plan(&MemberChange::Remove(id(2))).is_ok(), "two of two are left");
+    let cluster = cluster.down(&[3]);
+    assert_eq!(cluster.refused(&MemberChange::Remove(id(2))), Refused::Unhealthy);
+    assert!(cluster.plan(&MemberChange::Remove(id(3))).is_ok(), "the one that is down");
 }
 
 #[test]
