@@ -6,7 +6,7 @@ use super::Node;
 use super::request::MoveRefused;
 
 impl Node {
-    /// Hands leadership to a voter, for an operator (behaviour.md 6.5); whether somebody else leads now.
+    /// Hands leadership to a voter, for an operator (behaviour.md 6.5); whether that one leads now.
     ///
     /// # Errors
     /// Why the request is not served.

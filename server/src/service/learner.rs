@@ -17,7 +17,7 @@ pub(super) fn answers(node: &Node, method: &GrpcMethod) -> Result<(), Status> {
     let served = |(service, names): &(&str, &[&str])| {
         *service == method.service && names.contains(&method.name)
     };
-    if node.is_learner() && !SERVED.iter().any(served) { Err(refusal()) } else { Ok(()) }
+    if !SERVED.iter().any(served) && node.is_learner() { Err(refusal()) } else { Ok(()) }
 }
 
 /// Refuses a read for which a learner would have to ask the leader.
